@@ -1,0 +1,109 @@
+"""Files that are either whole or not there: atomic writes, sealed contents, digests."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+_SEAL = b"redoubtable-sealed-1\n"
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` if need be and make sure that it can be written to.
+
+    Raises:
+        ValueError: it can't be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to the folder {folder} ({error.strerror or error}); choose another --out"
+        ) from None
+    return folder
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, also after a crash, sees all of it or the one before."""
+    make_folder(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
+    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: the file is missing or damaged; `what` says in the message what it should be.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"no {what} at {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"the {what} at {path} is damaged ({error})") from None
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write a file with its own SHA-256 in front, so that damage is noticed when it is read."""
+    write_bytes(path, _SEAL + hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path, what: str) -> bytes:
+    """Read a file that `write_sealed` wrote.
+
+    Raises:
+        ValueError: the file is missing, cut short or changed.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read the {what} at {path} ({error.strerror})") from None
+    head = len(_SEAL) + 32
+    if raw[: len(_SEAL)] != _SEAL or hashlib.sha256(raw[head:]).digest() != raw[head - 32 : head]:
+        raise ValueError(f"the {what} at {path} is damaged; delete it to compute it again")
+    return raw[head:]
+
+
+def digest_tensors(*tensors: torch.Tensor) -> str:
+    """Return a SHA-256 (first 16 hex digits) of the values, shapes and types of tensors."""
+    total = hashlib.sha256()
+    for t in tensors:
+        total.update(f"{t.dtype}{tuple(t.shape)}".encode())
+        total.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def digest_model(model: nn.Module) -> str:
+    """Return a SHA-256 (first 16 hex digits) of a model's structure, parameters and buffers."""
+    state = model.state_dict()
+    values = digest_tensors(*(state[k] for k in sorted(state)))
+    return hashlib.sha256(f"{model!r}{sorted(state)}{values}".encode()).hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""What a defense must say of itself: facts that attacks and checks adapt to.
+
+A defended model is plain composition of modules. A module that changes how a network must be
+attacked is a `Part`: it states its facts, with no defaults, and says what is left when it is taken
+out. Everything else in the package asks `facts_of(model)` and never a defense's name.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts of one part, or of a whole model. There are no defaults: a defense states them.
+
+    Attributes:
+        stochastic: two passes over the same image may differ.
+        differentiable: autograd gives the true derivative; if not, the part names a surrogate.
+        batch_dependent: an image's output depends on the other images of its batch.
+        abstains: the output has one column more than there are classes, the rejection.
+        passes: network passes that one forward pass costs (10 for a vote of ten).
+    """
+
+    stochastic: bool
+    differentiable: bool
+    batch_dependent: bool
+    abstains: bool
+    passes: int
+
+
+PLAIN = Facts(
+    stochastic=False, differentiable=True, batch_dependent=False, abstains=False, passes=1
+)
+"""What a module that is no `Part` is taken for, until a check measures otherwise."""
+
+
+class Part(nn.Module, ABC):
+    """A module that belongs to a defense.
+
+    A subclass states `facts` (a class attribute or a property) and defines `undefended`.
+    """
+
+    facts: Facts
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Refuse a part without facts, when the class is made and not when it is attacked."""
+        super().__init_subclass__(**kwargs)
+        stated = any("facts" in vars(c) for c in cls.__mro__ if c is not Part)
+        if not stated and not getattr(cls, "abstract", False):
+            raise TypeError(
+                f"{cls.__name__} must state `facts = Facts(stochastic=..., differentiable=..., "
+                "batch_dependent=..., abstains=..., passes=...)`"
+            )
+
+    @abstractmethod
+    def undefended(self) -> nn.Module:
+        """Return what stays when this part is taken out: the wrapped model, or an identity."""
+
+    def objectives(self) -> tuple[str, ...]:
+        """Return attack arguments that its known break needs, as in `"loss=evasion_margin"`.
+
+        The adaptive suite runs its attacks once with each of them; none means the usual losses do.
+        """
+        return ()
+
+
+def parts_of(model: nn.Module) -> list[Part]:
+    """Return every part in `model`, outermost first."""
+    return [m for m in model.modules() if isinstance(m, Part)]
+
+
+def facts_of(model: nn.Module) -> Facts:
+    """Return the facts of a whole model, joined over its parts."""
+    parts = [p.facts for p in parts_of(model)]
+    passes = 1
+    for part in parts:
+        passes *= part.passes
+    return Facts(
+        stochastic=any(f.stochastic for f in parts),
+        differentiable=all(f.differentiable for f in parts),
+        batch_dependent=any(f.batch_dependent for f in parts),
+        abstains=any(f.abstains for f in parts),
+        passes=passes,
+    )
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return `model` with every part taken out: what a static attack sees.
+
+    Parameters and buffers are shared with `model`, which itself is left as it is.
+    """
+    if isinstance(model, Part):
+        return bare(model.undefended())
+    if not parts_of(model):
+        return model
+    stripped = copy.copy(model)
+    stripped._modules = {n: bare(m) if m else m for n, m in model._modules.items()}
+    if isinstance(stripped, nn.Sequential):
+        rest = [m for m in stripped if not isinstance(m, nn.Identity)]
+        if len(rest) == 1:
+            return rest[0]
+    return stripped
