@@ -181,9 +181,9 @@ def _read(raw: str, annotation: Any, where: str) -> Any:
     literal = [o for o in options if isinstance(o, str | bool)]
     if raw in literal:
         return raw
-    if bool in options or True in literal or False in literal:
-        if raw.lower() in ("true", "false"):
-            return raw.lower() == "true"
+    truth = bool in options or True in literal or False in literal
+    if truth and raw.lower() in ("true", "false"):
+        return raw.lower() == "true"
     number = read_number(raw)
     if number is not None:
         if int in options and number == int(number):
