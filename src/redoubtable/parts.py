@@ -40,20 +40,14 @@ PLAIN = Facts(
 class Part(nn.Module, ABC):
     """A module that belongs to a defense.
 
-    A subclass states `facts` (a class attribute or a property) and defines `undefended`.
+    A subclass states `facts` (a property, or a class attribute where settings don't matter) and
+    defines `undefended`.
     """
 
-    facts: Facts
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        """Refuse a part without facts, when the class is made and not when it is attacked."""
-        super().__init_subclass__(**kwargs)
-        stated = any("facts" in vars(c) for c in cls.__mro__ if c is not Part)
-        if not stated and not getattr(cls, "abstract", False):
-            raise TypeError(
-                f"{cls.__name__} must state `facts = Facts(stochastic=..., differentiable=..., "
-                "batch_dependent=..., abstains=..., passes=...)`"
-            )
+    @property
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What attacks and checks must know; a class without it can't be instantiated."""
 
     @abstractmethod
     def undefended(self) -> nn.Module:

@@ -1,0 +1,8 @@
+"""Attacks: functions of one form, registered with their facts."""
+
+from redoubtable.attacks.bim import bim as bim
+from redoubtable.attacks.fgsm import fgsm as fgsm
+from redoubtable.attacks.pgd import pgd as pgd
+from redoubtable.attacks.registry import ARGUMENTS as ARGUMENTS
+from redoubtable.attacks.registry import ATTACKS as ATTACKS
+from redoubtable.attacks.registry import check_threat as check_threat

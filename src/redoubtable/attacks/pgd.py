@@ -1,0 +1,69 @@
+"""Projected gradient descent."""
+
+from torch import nn
+
+from redoubtable.attacks.registry import ATTACKS
+from redoubtable.attacks.search import Search
+from redoubtable.losses import cross_entropy, margin
+from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.types import Images, Labels, Loss
+
+
+@ATTACKS.register("pgd", threats=(Linf, L2, L1, L0), access="gradient")
+def pgd(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    threat: ThreatModel,
+    *,
+    targets: Labels | None = None,
+    steps: int = 40,
+    step_size: float | None = None,
+    restarts: int = 1,
+    loss: Loss = cross_entropy,
+    success: Loss = margin,
+    eot: int = 1,
+    batch_size: int | None = None,
+    stop: bool = True,
+) -> Images:
+    """Projected gradient descent from random starts (Madry et al. 2018, arXiv:1706.06083, 2.1).
+
+    Steps of steepest ascent of the threat's norm, each projected back: signs under Linf, normalised
+    gradients under L2, the best coordinates under L1 (Tramèr & Boneh 2019, arXiv:1904.13000,
+    section 4) and under L0 the best pixels, then swaps (Hosseini et al. 2019, arXiv:1905.00180).
+
+    All starts are drawn for all images before any is attacked, so a result depends on the random
+    state and not on which other images are finished.
+
+    Args:
+        model: classifier.
+        x: (N, C, H, W) in [0, 1].
+        y: (N,) true labels.
+        threat: any norm.
+        targets: (N,) classes to be taken for; None to leave the true class.
+        steps: steps per restart, at least 1.
+        step_size: length of a step in the units of eps; None for 2.5 eps / steps.
+        restarts: random starts, at least 1.
+        loss: what is raised.
+        success: a margin, positive once the attack succeeded; candidates are ranked by it.
+        eot: random draws that each gradient is averaged over.
+        batch_size: images in one pass.
+        stop: let an example leave once it is misclassified (never on a random model).
+
+    Returns:
+        (N, C, H, W) legal images: of each example the iterate of largest `success`.
+    """
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"`steps` and `restarts` must be at least 1, got {steps} and {restarts}")
+    search = Search(model, x, y, targets, success, stop)
+    for _ in range(restarts):
+        search.climb(
+            threat.sample(x),
+            threat,
+            loss,
+            steps=steps,
+            step_size=step_size,
+            eot=eot,
+            batch_size=batch_size,
+        )
+    return search.best

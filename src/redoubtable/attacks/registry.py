@@ -1,0 +1,46 @@
+"""The attacks by name."""
+
+from typing import Protocol
+
+from torch import nn
+
+from redoubtable.losses import LOSSES
+from redoubtable.registry import Registry
+from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels
+
+
+class Attack(Protocol):
+    """`attack(model, x, y, threat, *, targets=None, ...) -> x_adv`.
+
+    Returns the strongest legal image found for each example, also on failure. It never decides
+    success, prints, moves devices, changes train or eval mode, or leaves hooks or `.grad` behind.
+    """
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels, threat: ThreatModel, /) -> Images:
+        """Return (N, C, H, W) legal images."""
+        ...
+
+
+ATTACKS: Registry[Attack] = Registry("attack", {"loss": LOSSES, "success": LOSSES})
+"""Facts: `threats`, the norms an attack works under, and `access`, what it sees of the model:
+"gradient", "score", "label" or "transfer"."""
+
+ARGUMENTS = frozenset(
+    {"targets", "steps", "step_size", "restarts", "queries", "loss", "success", "eot", "momentum"}
+    | {"batch_size", "alpha", "draws", "stop"}
+    | {"label", "const", "confidence", "theta", "gamma"}
+)
+"""The argument names an attack may use; the last five are published algorithms' own."""
+
+
+def check_threat(name: str, threat: ThreatModel) -> None:
+    """Refuse a threat that an attack does not support.
+
+    Raises:
+        ValueError: naming the threats that it does.
+    """
+    threats = ATTACKS[name].facts["threats"]
+    if not isinstance(threat, threats):
+        known = ", ".join(t.name for t in threats)
+        raise ValueError(f"attack {name!r} works under {known}, not under {threat.name}")

@@ -1,0 +1,129 @@
+"""The bookkeeping that iterative attacks share: the strongest image so far, and who is finished."""
+
+import torch
+from torch import Tensor, nn
+
+from redoubtable.gradients import exact_model, input_gradient
+from redoubtable.losses import aim
+from redoubtable.parts import facts_of
+from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels, Logits, Loss
+
+
+class Search:
+    """The strongest legal image found for each example, and which examples still need work.
+
+    Strength is the `success` value (a margin: positive once the attack succeeded). An example is
+    finished when its attack succeeded, `stop` allows it, and the model answers every image alike:
+    on a random or batch-dependent model nothing finishes early, since one lucky draw decides
+    nothing and a smaller batch would be another model. A success on a fast copy is confirmed on the
+    exact model first.
+
+    Args:
+        model: what is attacked.
+        x: (N, C, H, W) clean images; they are the first candidates, of unknown strength.
+        y: (N,) true labels.
+        targets: (N,) classes to be taken for, or None.
+        success: what candidates are ranked by.
+        stop: let finished examples leave.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        targets: Labels | None,
+        success: Loss,
+        stop: bool,
+    ) -> None:
+        facts = facts_of(model)
+        self.model, self.x, self.y, self.targets = model, x, y, targets
+        self.best = x.clone()
+        self.value = x.new_full((len(x),), -torch.inf)
+        self.finished = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self._exact = exact_model(model)
+        self._confirms = self._exact is not model
+        self._stops = stop and not (facts.stochastic or facts.batch_dependent)
+        self._rank = aim(success, y, targets)
+
+    @property
+    def open(self) -> Tensor:
+        """Indices of the examples that still need work."""
+        return (~self.finished).nonzero().squeeze(1)
+
+    def offer(self, index: Tensor, candidates: Images, logits: Logits) -> Tensor:
+        """Take candidates into account.
+
+        Args:
+            index: (M,) the examples that they are for.
+            candidates: (M, C, H, W) legal images.
+            logits: (M, K) the model's answers to them.
+
+        Returns:
+            (M,) which of the examples are still open.
+        """
+        value = self._rank(logits, index).to(self.value)
+        if self._confirms and self._stops:
+            # What the copy takes for a success counts with the value that the exact model gives it.
+            claimed = (value > 0).nonzero().squeeze(1)
+            if len(claimed):
+                with torch.no_grad():
+                    true = self._exact(candidates[claimed])
+                value = value.index_put((claimed,), self._rank(true, index[claimed]).to(value))
+        better = value > self.value[index]
+        self.best[index[better]] = candidates[better]
+        self.value[index[better]] = value[better]
+        if self._stops:
+            self.finished[index[better & (value > 0)]] = True
+        return ~self.finished[index]
+
+    def climb(
+        self,
+        start: Images,
+        threat: ThreatModel,
+        loss: Loss,
+        *,
+        steps: int,
+        step_size: float | None,
+        eot: int,
+        batch_size: int | None,
+    ) -> Images:
+        """Take projected steps of steepest ascent from `start`, for the examples that are open.
+
+        Every iterate is offered, the last one too.
+
+        Returns:
+            (N, C, H, W) where each example stood last; finished ones where they succeeded.
+        """
+        size = threat.default_step(steps) if step_size is None else step_size
+        objective = aim(loss, self.y, self.targets)
+        x_adv, index = start.clone(), self.open
+        for _ in range(steps):
+            if len(index) == 0:
+                return x_adv
+            here, origin = x_adv[index], index
+            slope = input_gradient(
+                self.model,
+                here,
+                lambda z, i, origin=origin: objective(z, origin[i]),  # type: ignore[misc]
+                eot=eot,
+                batch_size=batch_size,
+            )
+            still = self.offer(index, here, slope.logits)
+            index, here, gradient = index[still], here[still], slope.gradient[still]
+            ball, clean = threat.select(index), self.x[index]
+            length = size[index] if isinstance(size, Tensor) else size
+            x_adv[index] = ball.project(here + ball.ascent(gradient, here, clean, length), clean)
+        if len(index):
+            self.offer(index, x_adv[index], self._look(x_adv[index], eot, batch_size))
+        return x_adv
+
+    def _look(self, x: Images, draws: int, batch_size: int | None) -> Logits:
+        """The model's logits, averaged over draws, without a gradient."""
+        with torch.no_grad():
+            looks = [
+                torch.cat([self.model(part) for part in torch.split(x, batch_size or len(x))])
+                for _ in range(draws)
+            ]
+        return torch.stack(looks).mean(0) if draws > 1 else looks[0]

@@ -1,0 +1,112 @@
+"""A classifier that may abstain."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from redoubtable.detectors.scores import Score
+from redoubtable.detectors.thresholds import Threshold, by_accuracy_loss, by_false_positives
+from redoubtable.parts import Facts, Part
+from redoubtable.types import Images, Labels, Logits
+
+
+class Rejecting(Part):
+    """A model with K + 1 outputs, the last of them "rejected".
+
+    The first K outputs are the model's log-probabilities; the last is the largest of them plus the
+    score minus the threshold. So the last is the largest exactly when the score is above the
+    threshold, and the score stays differentiable: an attack sees the detector in the loss.
+
+    Known against it: whatever is known against the score. The objectives it contributes ask for an
+    image that is accepted and wrong.
+
+    Args:
+        model: a classifier with K outputs.
+        score: suspicion of an image, higher is more.
+        threshold: frozen; a float is taken as given.
+    """
+
+    def __init__(self, model: nn.Module, score: Score, threshold: Threshold | float) -> None:
+        super().__init__()
+        if not isinstance(threshold, Threshold):
+            threshold = Threshold(float(threshold), "given", 0.0, 0.0, 0)
+        self.model = model
+        self.score = score
+        self.threshold = threshold
+
+    facts = Facts(
+        stochastic=False, differentiable=True, batch_dependent=False, abstains=True, passes=1
+    )
+
+    def forward(self, x: Images) -> Logits:
+        """Return (N, K + 1) outputs, the rejection last."""
+        log_p = self.model(x).log_softmax(1)
+        excess = self.score(x, log_p) - self.threshold.value
+        # Rounding must not turn an accepted image into a tie or a rejected one into an accepted.
+        nudge = torch.where(excess > 0, 1e-5, -1e-5).to(excess)
+        reject = log_p.amax(1) + excess + nudge
+        return torch.cat([log_p, reject[:, None]], 1)
+
+    def undefended(self) -> nn.Module:
+        """Return the model that never abstains."""
+        return self.model
+
+    def objectives(self) -> tuple[str, ...]:
+        """Ask for an accepted wrong answer: by the margin, and by confidence in a wrong class."""
+        return (
+            "loss=evasion_margin,success=evasion_margin",
+            "loss=evasion_confidence,success=evasion_margin",
+            *self.score.objectives(),
+        )
+
+    def extra_repr(self) -> str:
+        """Show the threshold, to the last digit."""
+        return f"threshold={self.threshold.value!r}"
+
+
+def calibrate(
+    model: nn.Module,
+    score: Score,
+    x: Images,
+    y: Labels,
+    *,
+    rule: Literal["accuracy", "fpr"] = "accuracy",
+    level: float = 0.01,
+    single: nn.Module | None = None,
+    batch_size: int = 256,
+) -> Rejecting:
+    """Return `model` with a rejection whose threshold is fitted on clean held-out images.
+
+    Random models are calibrated on one pass per image, under the random state at the call.
+
+    Args:
+        model: a classifier with K outputs.
+        score: suspicion of an image.
+        x: (N, C, H, W) clean images that neither training nor the test uses.
+        y: (N,) their labels.
+        rule: "accuracy" allows `level` less accuracy than `single` has; "fpr" rejects at most
+            `level` of the clean images (Hosseini et al. 2019 say both).
+        level: the allowed loss or rate.
+        single: the model without the vote, as the reference of "accuracy"; None for `model` itself.
+        batch_size: images per pass.
+    """
+    scores, correct = _measure(model, score, x, y, batch_size)
+    if rule == "fpr":
+        return Rejecting(model, score, by_false_positives(scores, level))
+    reference = correct if single is None else _measure(single, score, x, y, batch_size)[1]
+    share = reference.double().mean().item()
+    return Rejecting(model, score, by_accuracy_loss(scores, correct, share, level))
+
+
+def _measure(
+    model: nn.Module, score: Score, x: Images, y: Labels, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Scores and correctness of clean images."""
+    scores, correct = [], []
+    with torch.no_grad():
+        for images, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
+            logits = model(images)
+            scores.append(score(images, logits.log_softmax(1)))
+            correct.append(logits.argmax(1) == labels)
+    return torch.cat(scores), torch.cat(correct)

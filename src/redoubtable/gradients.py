@@ -1,0 +1,265 @@
+"""Input gradients, the surrogates of what has none, and fast copies of a model to search on.
+
+Expectation over transformation (EOT, Athalye et al. 2018) and backward-pass differentiable
+approximation (BPDA, the same authors) stand here once; no attack has its own.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from redoubtable.losses import Objective
+from redoubtable.parts import Part
+from redoubtable.types import Images, Logits
+
+
+@dataclass(frozen=True)
+class Slope:
+    """What one look at the model tells an attack, each a mean over the draws.
+
+    Attributes:
+        gradient: (N, C, H, W), of the objective to the image.
+        loss: (N,), the objective.
+        logits: (N, K).
+    """
+
+    gradient: Tensor
+    loss: Tensor
+    logits: Logits
+
+
+def input_gradient(
+    model: nn.Module,
+    x: Images,
+    objective: Objective,
+    *,
+    eot: int = 1,
+    batch_size: int | None = None,
+) -> Slope:
+    """Return the mean gradient, objective and logits over `eot` passes of a random model.
+
+    The draws are folded into the batch, so thirty draws of one image cost one pass over thirty
+    images. Parameters get no gradient and no `.grad` is left behind.
+
+    Args:
+        model: maps images to logits.
+        x: (N, C, H, W) images.
+        objective: of (M, K) logits and the (M,) indices of their images, what is raised.
+        eot: random draws per image, at least 1; more than 1 only makes sense on a random model.
+        batch_size: images in one pass, the memory bound; None for all draws at once.
+
+    Raises:
+        ValueError: `eot` or `batch_size` is below 1, or the output does not depend on the image.
+    """
+    n = len(x)
+    if eot < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"`eot` and `batch_size` must be at least 1, got {eot} and {batch_size}")
+    index = torch.arange(n, device=x.device).repeat(eot)
+    gradient, loss = torch.zeros_like(x), x.new_zeros(n)
+    logits: Tensor | None = None
+    for part in torch.split(index, batch_size or len(index)):
+        images = (x if len(part) == n and eot == 1 else x[part]).detach().requires_grad_()
+        with torch.enable_grad():
+            out = model(images)
+            value = objective(out, part)
+            if not value.requires_grad:
+                raise ValueError(
+                    "the model's output has no gradient to its input; a part that breaks the graph "
+                    "must name a surrogate (see redoubtable.gradients.bpda)"
+                )
+            (slope,) = torch.autograd.grad(value.sum(), images)
+        if eot == 1 and len(part) == n:
+            return Slope(slope, value.detach().to(x.dtype), out.detach())
+        if logits is None:
+            logits = out.new_zeros(n, out.shape[1])
+        gradient.index_add_(0, part, slope)
+        loss.index_add_(0, part, value.detach().to(x.dtype))
+        logits.index_add_(0, part, out.detach())
+    assert logits is not None
+    return Slope(gradient / eot, loss / eot, logits / eot)
+
+
+class _Replace(torch.autograd.Function):
+    """The value of one tensor with the gradient of another."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def bpda(
+    forward: Callable[[Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return a function with the exact values of `forward` and the gradient of `surrogate`.
+
+    Backward-pass differentiable approximation (Athalye, Carlini & Wagner 2018, section 4.1). There
+    is no default surrogate: the identity, too, has to be written down.
+
+    Raises:
+        ValueError: on a call, if the two give different shapes.
+    """
+
+    def replaced(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = forward(x)
+        smooth = surrogate(x)
+        if value.shape != smooth.shape:
+            raise ValueError(
+                f"the surrogate gives {tuple(smooth.shape)} where the function gives "
+                f"{tuple(value.shape)}; both must have one shape"
+            )
+        result: Tensor = _Replace.apply(value, smooth)
+        return result
+
+    return replaced
+
+
+def finite_difference(
+    value: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor, step: float = 1e-3
+) -> Tensor:
+    """Return the central difference of an (N,)-valued function along a direction, per image."""
+    with torch.no_grad():
+        return (value(x + step * direction) - value(x - step * direction)) / (2 * step)
+
+
+# -- the copy that attacks search on -------------------------------------------------------------
+
+
+class FastCopy(nn.Module):
+    """A copy of a model to search on; what it finds is confirmed on `exact`.
+
+    Attributes:
+        exact: the true model, in its own precision; not a submodule.
+    """
+
+    exact: nn.Module
+
+    def __init__(self, searched: nn.Module, exact: nn.Module) -> None:
+        super().__init__()
+        self.searched = searched
+        object.__setattr__(self, "exact", exact)  # as a submodule its parts would count twice
+
+    def forward(self, x: Images) -> Logits:
+        """Return the logits of the copy, in the precision of `x`."""
+        out: Tensor = self.searched(x.contiguous(memory_format=torch.channels_last))
+        return out.to(x.dtype)
+
+
+def exact_model(model: nn.Module) -> nn.Module:
+    """Return the model whose answer counts: `exact` of a fast copy, else the model itself."""
+    return model.exact if isinstance(model, FastCopy) else model
+
+
+def fast_copy(model: nn.Module, x: Images, precision: Literal["fp32", "bf16"] = "fp32") -> FastCopy:
+    """Return a copy to attack: eval mode, no parameter gradients, folded, channels-last.
+
+    Convolutions are joined with the batch norms after them wherever torch.fx can read the network
+    and the joined form gives the same logits on `x`; the rest is copied as it is, so the copy is
+    never another function than the model up to rounding. Parts of a defense are kept.
+
+    Args:
+        model: any classifier; it is left as it is.
+        x: a few images of the kind to be attacked.
+        precision: of the networks inside; with bf16 (8 bits of mantissa) what is found must be
+            confirmed on the exact model, which the attacks do.
+    """
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    with _inputs_of_networks(copied, x[:2]) as inputs:
+        networks = list(inputs)
+    for network in networks:
+        joined = _fold(network, inputs[network])
+        if precision == "bf16":
+            joined = _LowPrecision(joined)
+        copied = _swap(copied, network, joined)
+    return FastCopy(copied.to(memory_format=torch.channels_last), model)
+
+
+class _LowPrecision(nn.Module):
+    """A network in bfloat16 between float32 surroundings."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x.to(torch.bfloat16))
+        return out.to(x.dtype)
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest submodules without a part of a defense in them."""
+    if not any(isinstance(m, Part) for m in module.modules()):
+        if any(True for _ in module.parameters()):
+            yield module
+    else:
+        for child in module.children():
+            yield from _networks(child)
+
+
+@contextmanager
+def _inputs_of_networks(model: nn.Module, x: Images) -> Iterator[dict[nn.Module, Tensor]]:
+    """What each of the networks inside sees when `x` is shown to the model."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if len(arguments) == 1 and isinstance(arguments[0], Tensor):
+            seen.setdefault(module, arguments[0].detach())
+
+    hooks = [m.register_forward_pre_hook(keep) for m in dict.fromkeys(_networks(model))]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    yield seen
+
+
+def _fold(network: nn.Module, x: Tensor) -> nn.Module:
+    """The network with its batch norms joined into its convolutions, or itself."""
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    if hooked:  # tracing would lose them
+        return network
+    try:
+        traced = fx.symbolic_trace(network)
+    except Exception:  # fx refuses data-dependent networks in many ways; they just stay as they are
+        return network
+    modules = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if len(node.args) == 1 else None
+        if not isinstance(before, fx.Node) or len(before.users) > 1:
+            continue
+        conv, norm = modules.get(str(before.target)), modules.get(str(node.target))
+        if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            continue
+        if norm.track_running_stats and not norm.training:
+            traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.graph.lint()
+    traced.recompile()
+    with torch.no_grad():
+        same = torch.allclose(network(x), traced(x), rtol=1e-3, atol=1e-4)
+    return traced if same else network
+
+
+def _swap(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """The tree with one submodule put in another's place, everywhere it stands."""
+    if root is old:
+        return new
+    for name, child in root.named_children():
+        if child is old:
+            setattr(root, name, new)
+        elif child is not new:
+            _swap(child, old, new)
+    return root

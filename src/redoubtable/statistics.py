@@ -1,0 +1,96 @@
+"""Intervals and paired tests for accuracies; no models here."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share of n examples with its interval.
+
+    Attributes:
+        value: the share, in [0, 1].
+        n: how many examples it is of.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Write it in percent, as `91.2% [88.4, 93.4]`."""
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def _check(hits: float, n: int, confidence: float) -> None:
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1, got {n}")
+    if not 0 <= hits <= n * (1 + 1e-9):
+        raise ValueError(f"`hits` must lie in [0, n={n}], got {hits}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie in (0, 1), got {confidence}")
+
+
+def wilson(hits: float, n: int, confidence: float = 0.95) -> Proportion:
+    """Return a share with its score interval (Wilson 1927).
+
+    Args:
+        hits: number of successes; it need not be whole. A mean over examples of per-example
+            success rates (many random draws each) has at most the binomial variance, so the
+            interval then is on the safe side.
+        n: number of examples.
+        confidence: coverage.
+    """
+    _check(hits, n, confidence)
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    share = min(hits / n, 1.0)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    # At 0 and 1 the exact end is 0 or 1; rounding must not move it.
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    high = 1.0 if share == 1 else min(1.0, centre + half)
+    return Proportion(share, n, low, high)
+
+
+def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> Proportion:
+    """Return a share with its exact two-sided interval (Clopper & Pearson 1934)."""
+    _check(hits, n, confidence)
+    tail = (1 - confidence) / 2
+    low = 0.0 if hits == 0 else float(stats.beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits == n else float(stats.beta.ppf(1 - tail, hits + 1, n - hits))
+    return Proportion(hits / n, n, low, high)
+
+
+def lower_bound(hits: int, n: int, alpha: float) -> float:
+    """Return the one-sided exact lower bound of a share, wrong with probability at most `alpha`."""
+    _check(hits, n, 1 - alpha)
+    return 0.0 if hits == 0 else float(stats.beta.ppf(alpha, hits, n - hits + 1))
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947) for two paired outcomes.
+
+    Args:
+        a: (N,) outcomes of one model, true or false.
+        b: (N,) outcomes of the other on the same examples, in the same order.
+
+    Returns:
+        The probability of a split at least as uneven among the examples on which the two differ,
+        were both equally good; 1 where they never differ.
+
+    Raises:
+        ValueError: the two are not of one length.
+    """
+    left, right = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if left.shape != right.shape or left.ndim != 1:
+        raise ValueError(f"paired outcomes must be (N,) both, got {left.shape} and {right.shape}")
+    only_left = int((left & ~right).sum())
+    differ = only_left + int((~left & right).sum())
+    return float(stats.binomtest(only_left, differ, 0.5).pvalue) if differ else 1.0
