@@ -114,7 +114,7 @@ class Registry(Generic[T]):
         """
         name, _, rest = text.strip().partition(":")
         entry = self[name]
-        known = _settable(entry.obj)
+        known = settable(entry.obj)
         arguments: dict[str, Any] = {}
         for pair in filter(None, (p.strip() for p in rest.split(","))):
             key, equals, raw = pair.partition("=")
@@ -143,8 +143,8 @@ class Registry(Generic[T]):
         return name + (":" + ",".join(pairs) if pairs else "")
 
 
-def _settable(obj: Any) -> dict[str, Any]:
-    """Keyword-only parameters by name, with their annotation."""
+def settable(obj: Any) -> dict[str, Any]:
+    """Return what can be set in text: keyword-only parameters by name, with their annotation."""
     target = obj.__init__ if inspect.isclass(obj) else obj
     hints = typing.get_type_hints(target)
     parameters = inspect.signature(target).parameters.values()

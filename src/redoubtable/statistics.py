@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,28 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     only_left = int((left & ~right).sum())
     differ = only_left + int((~left & right).sum())
     return float(stats.binomtest(only_left, differ, 0.5).pvalue) if differ else 1.0
+
+
+def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) -> Proportion:
+    """Return the area under the ROC curve with its interval; ties count half.
+
+    The interval is the normal one with the variance of Hanley & McNeil (1982), cut to [0, 1].
+
+    Args:
+        negatives: (N,) scores of clean images.
+        positives: (M,) scores of adversarial images, which should be higher.
+        confidence: coverage.
+
+    Raises:
+        ValueError: one of the two is empty or a score is not finite.
+    """
+    low, high = np.asarray(negatives, dtype=float), np.asarray(positives, dtype=float)
+    if not len(low) or not len(high):
+        raise ValueError("an ROC curve needs scores of clean and of adversarial images")
+    truth = np.repeat([0, 1], [len(low), len(high)])
+    area = float(roc_auc_score(truth, np.concatenate([low, high])))
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (len(high) - 1) * (q1 - area**2) + (len(low) - 1) * (q2 - area**2)
+    error = math.sqrt((area * (1 - area) + spread) / (len(low) * len(high)))
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    return Proportion(area, len(high), max(0.0, area - half), min(1.0, area + half))

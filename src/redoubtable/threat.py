@@ -13,6 +13,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
+from redoubtable.files import digest_tensors
 from redoubtable.registry import read_number
 
 _SLACK = 1e-5
@@ -143,13 +144,19 @@ class ThreatModel(ABC):
         """Return the threat under which any image of the box may be shown."""
         return replace(self, eps=self.diameter(x))
 
+    @property
+    def key(self) -> str:
+        """A name that tells any two different threats apart, for seeds and journals."""
+        if isinstance(self.eps, Tensor):
+            return f"{self.name}:{digest_tensors(self.eps)}"
+        return f"{self.name}:{self.eps!r}"
+
     def __str__(self) -> str:
-        """Write it as `parse_threat` reads it, 8-bit steps as n/255."""
+        """Write it as `parse_threat` reads it, 8-bit steps as n/255 where that is shorter."""
         if isinstance(self.eps, Tensor):
             return f"{self.name}:per-image"
-        steps = self.eps * 255
-        eighths = 0.5 < steps < 128 and abs(steps - round(steps)) < 1e-6
-        return f"{self.name}:{round(steps)}/255" if eighths else f"{self.name}:{self.eps:g}"
+        plain, steps = f"{self.eps:.6g}", f"{round(self.eps * 255, 6):g}/255"
+        return f"{self.name}:{steps if len(steps) < len(plain) else plain}"
 
 
 def _column(values: Tensor | float, like: Tensor) -> Tensor | float:

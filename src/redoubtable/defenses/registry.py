@@ -1,8 +1,10 @@
 """The defenses by name."""
 
-from redoubtable.parts import Part
+from collections.abc import Callable
+from typing import Any
+
 from redoubtable.registry import Registry
 
-DEFENSES: Registry[type[Part]] = Registry("defense")
+DEFENSES: Registry[Callable[..., Any]] = Registry("defense")
 """`form` says how an entry joins a model: "transform" stands in front of it, "wrapper" around it,
 "rejecting" around it after calibration on clean images."""

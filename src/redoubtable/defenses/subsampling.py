@@ -55,8 +55,8 @@ class Subsample(InputTransform):
     costs most of the accuracy.
 
     Known against it: the paper's attack averages the gradient over ten masks, and its claims rest
-    on that one; expectation over transformation (Athalye et al. 2018) with more masks and steps, and
-    the loss of the vote instead of the mean loss, are what an attacker would use.
+    on that one. An attacker would use expectation over transformation (Athalye et al. 2018) with
+    more masks and steps, and the loss of the vote instead of the mean loss.
 
     Args:
         rate: drop rate in [0, 1].

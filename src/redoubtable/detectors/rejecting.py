@@ -52,6 +52,10 @@ class Rejecting(Part):
         """Return the model that never abstains."""
         return self.model
 
+    def at(self, threshold: Threshold) -> "Rejecting":
+        """Return the same guard at another threshold; the networks are shared."""
+        return Rejecting(self.model, self.score, threshold)
+
     def objectives(self) -> tuple[str, ...]:
         """Ask for an accepted wrong answer: by the margin, and by confidence in a wrong class."""
         return (

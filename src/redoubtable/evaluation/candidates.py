@@ -1,0 +1,235 @@
+"""Candidates: for each attack its images, looked at again by the true model on fresh draws."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from redoubtable.evaluation.journal import Arrays, Journal
+from redoubtable.evaluation.outcomes import look
+from redoubtable.evaluation.passes import Passes, counted
+from redoubtable.evaluation.plan import BoundAttack
+from redoubtable.files import digest_model, digest_tensors
+from redoubtable.gradients import FastCopy, fast_copy
+from redoubtable.parts import bare, facts_of
+from redoubtable.registry import settable
+from redoubtable.seeding import seeded
+from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels
+
+View = Literal["clean", "static", "adaptive"]
+KEPT_IMAGES = 12
+"""How many adversarial images of each attack are kept for pictures."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation fixes. Results depend on all of it, on `batch_size` by rounding only.
+
+    Attributes:
+        seed: of every attack and every draw.
+        draws: answers per image on a random model, for selection and again for the report.
+        chunk: consecutive examples that one piece of work covers.
+        batch_size: network images in one pass, the memory bound.
+        precision: of the copy that attacks search on.
+    """
+
+    seed: int = 0
+    draws: int = 20
+    chunk: int = 250
+    batch_size: int = 512
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can't be meant."""
+        for name in ("draws", "chunk", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"`precision` must be 'fp32' or 'bf16', got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One attack's images for all examples, as answered by the true model.
+
+    Attributes:
+        view: what the attack saw: "static" the bare model, "adaptive" all of it; "clean" for the
+            images themselves.
+        attack: its canonical text; "" for clean.
+        selection: (N, draws) answers that the worst attack is chosen on.
+        report: (N, draws) answers that are reported.
+        suspicion: (N, draws) of the report, empty (N, 0) without a rejection.
+        distance: (N,) in the threat's norm.
+        passes: network passes of the attack itself.
+        images: (M, C, H, W) the first M images.
+    """
+
+    view: View
+    attack: str
+    selection: NDArray[np.int16]
+    report: NDArray[np.int16]
+    suspicion: NDArray[np.float32]
+    distance: NDArray[np.float32]
+    passes: Passes
+    images: NDArray[np.float32]
+
+
+@dataclass
+class Bench:
+    """A model, its data and a journal: where candidates are made.
+
+    Attributes:
+        model: the true model, in eval mode, on its device.
+        x: (N, C, H, W) clean images.
+        y: (N,) labels.
+        settings: seed, draws, chunk, batch size, precision.
+        journal: where finished chunks are kept.
+        tick: called after every chunk, for progress.
+    """
+
+    model: nn.Module
+    x: Images
+    y: Labels
+    settings: Settings
+    journal: Journal
+    tick: Callable[[], None] = lambda: None
+    _copies: dict[str, FastCopy] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name the model and the data once: hashing them for every chunk would cost."""
+        self.facts = facts_of(self.model)
+        self.digest = digest_model(self.model)
+        self.starts = range(0, len(self.x), self.settings.chunk)
+        ends = (slice(a, a + self.settings.chunk) for a in self.starts)
+        self._data = [digest_tensors(self.x[s], self.y[s]) for s in ends]
+        self.draws = self.settings.draws if self.facts.stochastic else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives; chunks are moved there."""
+        return next((p.device for p in self.model.parameters()), self.x.device)
+
+    def clean(self) -> Candidate:
+        """Return the clean images as a candidate."""
+        return self._candidate("clean", "", None, lambda x, y, _: x)
+
+    def attacked(self, view: View, bound: BoundAttack, threat: ThreatModel) -> Candidate:
+        """Return the images of an attack on the bare ("static") or the whole ("adaptive") model.
+
+        Raises:
+            ValueError: the attack returned something that is no legal image.
+        """
+        takes = settable(bound.entry.obj)
+        arguments = dict(bound.arguments)
+
+        def run(x: Images, y: Labels, ball: ThreatModel | None) -> Images:
+            target = self._copy(view)
+            passes = facts_of(target).passes
+            if "batch_size" in takes:
+                arguments.setdefault("batch_size", max(1, self.settings.batch_size // passes))
+            return bound.entry.obj(target, x, y, ball or threat, **arguments)
+
+        return self._candidate(view, bound.text, threat, run)
+
+    def _copy(self, view: View) -> FastCopy:
+        """The fast copy that attacks of one view search on."""
+        if view not in self._copies:
+            model = bare(self.model) if view == "static" else self.model
+            sample = self.x[:2].to(self.device)
+            self._copies[view] = fast_copy(model, sample, self.settings.precision)
+        return self._copies[view]
+
+    def _candidate(
+        self,
+        view: View,
+        attack: str,
+        threat: ThreatModel | None,
+        run: Callable[[Images, Labels, ThreatModel | None], Images],
+    ) -> Candidate:
+        cells = []
+        for number, start in enumerate(self.starts):
+            key = self._key(view, attack, threat, number)
+            cells.append(
+                self.journal.cell(
+                    key,
+                    lambda start=start: self._chunk(start, view, attack, threat, run),  # type: ignore[misc]
+                )
+            )
+            self.tick()
+        joined = {name: np.concatenate([c[name] for c in cells]) for name in cells[0]}
+        forward, backward = joined.pop("passes").reshape(-1, 2).sum(0).tolist()
+        return Candidate(view, attack, passes=Passes(forward, backward), **joined)
+
+    def _key(
+        self, view: View, attack: str, threat: ThreatModel | None, number: int
+    ) -> Mapping[str, Any]:
+        s = self.settings
+        return {
+            "model": self.digest,
+            "data": self._data[number],
+            "start": self.starts[number],
+            "view": view,
+            "attack": attack,
+            "threat": threat and threat.key,
+            "seed": s.seed,
+            "draws": s.draws,
+            "precision": s.precision,
+            "batch_size": s.batch_size,
+        }
+
+    def _chunk(
+        self,
+        start: int,
+        view: View,
+        attack: str,
+        threat: ThreatModel | None,
+        run: Callable[[Images, Labels, ThreatModel | None], Images],
+    ) -> Arrays:
+        """Attack one chunk and look at what came out; each step under its own random state."""
+        s = self.settings
+        part = slice(start, start + s.chunk)
+        x, y = self.x[part].to(self.device), self.y[part].to(self.device)
+        ball = threat and threat.select(torch.arange(start, start + len(x)))
+        name = (s.seed, view, attack, threat and threat.key, start)
+        copies = () if view == "clean" else (self._copy(view), self._copy(view).exact)
+        with counted(*copies) as passes, seeded("attack", *name):
+            x_adv = run(x, y, ball)
+        if ball is not None:
+            _check_legal(attack, x_adv, x, ball)
+        passes_per_image = max(1, s.batch_size // self.facts.passes)
+        looks = []
+        for purpose in ("selection", "report"):
+            with seeded(purpose, *name):
+                looks.append(
+                    look(self.model, x_adv, self.draws, passes_per_image, self.facts.abstains)
+                )
+        distance = ball.distance(x, x_adv) if ball else torch.zeros(len(x))
+        kept = x_adv[: max(0, KEPT_IMAGES - start)]
+        return {
+            "selection": looks[0].answers,
+            "report": looks[1].answers,
+            "suspicion": looks[1].suspicion,
+            "distance": distance.float().cpu().numpy(),
+            "passes": np.array([passes.forward, passes.backward], dtype=np.int64),
+            "images": kept.float().cpu().numpy(),
+        }
+
+
+def _check_legal(attack: str, x_adv: Any, x: Images, threat: ThreatModel) -> None:
+    """Refuse an attack's result that is missing, of another shape, or not legal."""
+    if not isinstance(x_adv, torch.Tensor) or x_adv.shape != x.shape:
+        got = tuple(x_adv.shape) if isinstance(x_adv, torch.Tensor) else type(x_adv).__name__
+        raise ValueError(f"attack {attack!r} returned {got} instead of {tuple(x.shape)} images")
+    legal = threat.contains(x_adv, x)
+    if not bool(legal.all()):
+        far = threat.distance(x, x_adv).max().item()
+        raise ValueError(
+            f"attack {attack!r} returned {int((~legal).sum())} illegal images of {len(x)} under "
+            f"{threat}: largest distance {far:.6g}, values in [{x_adv.min().item():.6g}, "
+            f"{x_adv.max().item():.6g}]; no accuracy can be told from them"
+        )

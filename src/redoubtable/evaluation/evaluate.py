@@ -1,0 +1,311 @@
+"""Measure how robust a model is: static and adaptive, with intervals, and with its own doubts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from redoubtable.detectors import Rejecting
+from redoubtable.evaluation import checks, summary
+from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.environment import environment
+from redoubtable.evaluation.journal import Journal
+from redoubtable.evaluation.outcomes import defended, in_eval_mode, look
+from redoubtable.evaluation.plan import BoundAttack, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.progress import Ticker, ticking
+from redoubtable.parts import facts_of, parts_of
+from redoubtable.seeding import seeded
+from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels, check_images, check_labels
+
+SCHEMA = 1
+CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)
+"""Multiples of eps at which accuracy against eps is measured."""
+CURVE_IMAGES = 100
+RATES = (0.01, 0.05)
+"""False positive rates at which an abstaining model is attacked again."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        record: everything but the images, ready for JSON; the schema is in docs/record.md.
+        arrays: per example and attack: answers, distances, suspicion.
+        images: clean images and, per attack, adversarial ones, of the first examples.
+    """
+
+    record: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    images: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Expected accuracy of one answer to a clean image; a rejection is an error."""
+        return float(self.record["clean"]["accuracy"]["one_shot"]["value"])
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Expected accuracy of one answer under the worst attack per example, of all that ran.
+
+        A rejection counts as defended.
+        """
+        return float(self.record["robust"]["accuracy"]["one_shot"]["value"])
+
+    @property
+    def static_accuracy(self) -> float:
+        """The same under the attacks that saw the bare model only."""
+        return float(self.record["static"]["accuracy"]["one_shot"]["value"])
+
+    @property
+    def under(self) -> Mapping[str, float]:
+        """Accuracy by adaptive attack: by its text, and by its name for the strongest so named."""
+        rows = [r for r in self.record["rows"] if r["view"] == "adaptive"]
+        by_text = {r["attack"]: r["accuracy"]["one_shot"]["value"] for r in rows}
+        by_name: dict[str, float] = {}
+        for text, value in by_text.items():
+            name = text.partition(":")[0]
+            by_name[name] = min(value, by_name.get(name, 1.0))
+        return {**by_name, **by_text}
+
+
+def evaluate(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    threat: ThreatModel,
+    attacks: str | Sequence[str] = "adaptive",
+    *,
+    seed: int = 0,
+    settings: Settings | None = None,
+    held_out: Images | None = None,
+    curve: Sequence[float] = CURVE,
+    check: bool = True,
+    out: Path | str | None = None,
+    name: str = "model",
+    progress: bool = False,
+) -> Evaluation:
+    """Attack a model without and with knowledge of its defense, and report both.
+
+    Static attacks see the bare model, adaptive ones all of it, its randomness and its rejection
+    included. Each attack's images are looked at again by the true model on fresh draws: the worst
+    attack of each example is chosen on one set of draws and reported on another. The same seed
+    gives the same result, bit for bit.
+
+    Args:
+        model: maps (N, C, H, W) in [0, 1] to (N, K) logits, or (N, K + 1) if it may abstain.
+        x: clean images.
+        y: (N,) labels.
+        threat: what the attacker may change.
+        attacks: a suite ("quick", "adaptive"), an attack, or several.
+        seed: of every attack and every draw.
+        settings: draws, chunk, batch size and precision; its seed is replaced by `seed`.
+        held_out: clean images that neither training nor `x` has; with them a model that abstains
+            is also attacked at thresholds of 1% and 5% false positives.
+        curve: multiples of eps for accuracy against eps; empty for none.
+        check: run the checks that doubt the result.
+        out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
+        name: what the model is called in the record.
+        progress: show a progress bar.
+
+    Returns:
+        The record, per-example arrays and the first images.
+
+    Raises:
+        TypeError: images or labels have the wrong type.
+        ValueError: images are illegal, labels are outside the classes, an attack is unknown or
+            does not support the threat, or an attack returned illegal images.
+    """
+    settings = replace(settings or Settings(), seed=seed)
+    check_images(x)
+    facts = facts_of(model)
+    texts = expand(attacks)
+    plans = _plans(model, texts, threat, bool(parts_of(model)))
+    with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
+        classes = _classes(model, x, y, facts.abstains)
+        journal = Journal(Path(out) / "journal" if out else None)
+        bench = Bench(model, x, y, settings, journal, ticker.tick)
+        _expect(ticker, bench, plans, curve, check, held_out is not None)
+        candidates = [bench.clean()]
+        candidates += [bench.attacked("static", b, threat) for b in plans["static"]]
+        candidates += [bench.attacked("adaptive", b, threat) for b in plans["adaptive"]]
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "kind": "evaluation",
+            "name": name,
+            "threat": str(threat),
+            "attacks": list(texts),
+            "settings": {**settings.__dict__, "draws": bench.draws},
+            "model": summary.describe(model, bench.digest, classes),
+            "data": {"n": len(x), "shape": list(x.shape[1:]), "chunks": len(bench.starts)},
+            **summary.summarise(candidates, y.numpy(), classes, facts.abstains),
+        }
+        if not plans["static"]:
+            record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
+        if curve:
+            record["curve"] = _curve(bench, plans, threat, curve, classes)
+        if facts.abstains and held_out is not None:
+            record["rates"] = _at_rates(bench, plans["adaptive"], threat, held_out, classes)
+        record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
+        record["environment"] = environment(bench.device)
+    result = Evaluation(record, _arrays(candidates, y), _images(candidates, x))
+    if out:
+        summary.save(Path(out), result.record, result.arrays, result.images)
+    return result
+
+
+Plans = Mapping[str, list[BoundAttack]]
+
+
+def _plans(model: nn.Module, texts: Sequence[str], threat: ThreatModel, guarded: bool) -> Plans:
+    """The static and adaptive attacks; without a defense there is nothing to adapt to."""
+    return {
+        "static": static_plan(texts, threat) if guarded else [],
+        "adaptive": adaptive_plan(model, texts, threat),
+    }
+
+
+def _classes(model: nn.Module, x: Images, y: Labels, abstains: bool) -> int:
+    """How many classes the model has; also sees that it takes the images and the labels fit."""
+    device = next((p.device for p in model.parameters()), x.device)
+    try:
+        with torch.no_grad(), seeded("classes"):
+            out = model(x[:1].to(device))
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"the model does not take images of shape {tuple(x.shape[1:])}: {first}; "
+            "use the data that it was trained for"
+        ) from None
+    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != 1:
+        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ValueError(f"the model must give (N, K) logits, got {got} for one image")
+    classes = out.shape[1] - abstains
+    check_labels(y, len(x), classes)
+    return classes
+
+
+def _expect(
+    ticker: Ticker, bench: Bench, plans: Plans, curve: Sequence[float], check: bool, rates: bool
+) -> None:
+    """Tell the progress bar how many chunks are to come."""
+    static, adaptive = len(plans["static"]), len(plans["adaptive"])
+    total = (1 + static + adaptive) * len(bench.starts)
+    total += len(curve) * (min(static, 1) + adaptive) if curve else 0
+    total += (
+        len(RATES) * (adaptive + 1) * len(bench.starts) if bench.facts.abstains and rates else 0
+    )
+    total += 3 * adaptive if check else 0
+    ticker.expect(total)
+
+
+def _curve(
+    bench: Bench, plans: Plans, threat: ThreatModel, factors: Sequence[float], classes: int
+) -> list[dict[str, Any]]:
+    """Accuracy against eps on the first images, worst attack per example.
+
+    What is legal at a small eps is so at a larger one, so an example's worst candidate is sought
+    among those of all smaller eps too, and the curve can't rise by luck of the search.
+    """
+    few = checks.part_of(bench, CURVE_IMAGES)
+    clean, y = few.clean(), few.y.numpy()
+    points = [summary.point(0.0, [clean], [clean], y, classes)]
+    seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
+    for ball in _radii(threat, factors):
+        for view in ("static", "adaptive"):
+            seen[view] += [few.attacked(view, b, ball) for b in _last(plans[view])]
+        static = seen["static"] if plans["static"] else seen["adaptive"]
+        points.append(summary.point(float(ball.eps), static, seen["adaptive"], y, classes))
+    return points
+
+
+def _last(attacks: list[BoundAttack]) -> list[BoundAttack]:
+    """The attacks that take steps; single steps add nothing to a curve."""
+    return checks.strongest(attacks)
+
+
+def _radii(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:
+    """The threats of a curve, ascending; counts of pixels are rounded."""
+    if isinstance(threat.eps, torch.Tensor):
+        return []
+    whole = threat.name == "L0"
+    radii = sorted({round(threat.eps * f) if whole else threat.eps * f for f in factors})
+    return [replace(threat, eps=float(r)) for r in radii if r > 0]
+
+
+def _at_rates(
+    bench: Bench,
+    attacks: list[BoundAttack],
+    threat: ThreatModel,
+    held_out: Images,
+    classes: int,
+) -> list[dict[str, Any]]:
+    """The guard at thresholds of fixed false positive rates, attacked anew at each."""
+    if not isinstance(bench.model, Rejecting):
+        return []
+    check_images(held_out, "held_out")
+    batch = max(1, bench.settings.batch_size // bench.facts.passes)
+    with seeded("held out", bench.settings.seed):
+        seen = look(bench.model, held_out.to(bench.device), 1, batch, True)
+    points = []
+    for rate in RATES:
+        guard, threshold = summary.rethreshold(bench.model, seen.suspicion[:, 0], rate)
+        again = Bench(guard, bench.x, bench.y, bench.settings, bench.journal, bench.tick)
+        found = [again.clean(), *(again.attacked("adaptive", b, threat) for b in attacks)]
+        points.append(
+            {"rate": rate, "threshold": threshold.value, "held_out": threshold.n}
+            | summary.summarise(found, bench.y.numpy(), classes, True)
+        )
+    return points
+
+
+def _findings(
+    bench: Bench,
+    plans: Plans,
+    candidates: Sequence[Candidate],
+    threat: ThreatModel,
+    classes: int,
+) -> list[dict[str, Any]]:
+    """Every check, in the order in which a reader would doubt."""
+    adaptive = plans["adaptive"]
+    found = [
+        checks.check_randomness(bench),
+        checks.check_gradients(bench, adaptive),
+        checks.check_more_steps(bench, adaptive, threat, classes),
+        checks.check_unbounded(bench, adaptive, threat, classes),
+    ]
+    if plans["static"]:
+        y = bench.y.numpy()
+        shares = [
+            summary.worst(
+                [c for c in candidates if c.view in ("clean", view)],
+                lambda a: defended(a, y, classes),
+            )[1].mean(1)
+            for view in ("static", "adaptive")
+        ]
+        found.append(checks.check_adaptive_is_stronger(*shares))
+    return [f.as_dict() for f in found]
+
+
+def _arrays(candidates: Sequence[Candidate], y: Labels) -> dict[str, NDArray[Any]]:
+    """Per-example results by candidate."""
+    arrays: dict[str, NDArray[Any]] = {"y": y.cpu().numpy()}
+    for c in candidates:
+        prefix = f"{c.view}/{c.attack}" if c.attack else c.view
+        arrays[f"{prefix}/selection"] = c.selection
+        arrays[f"{prefix}/report"] = c.report
+        arrays[f"{prefix}/distance"] = c.distance
+        if c.suspicion.size:
+            arrays[f"{prefix}/suspicion"] = c.suspicion
+    return arrays
+
+
+def _images(candidates: Sequence[Candidate], x: Images) -> dict[str, NDArray[np.float32]]:
+    """The first images, clean and by attack."""
+    return {f"{c.view}/{c.attack}" if c.attack else c.view: c.images for c in candidates}

@@ -1,0 +1,76 @@
+"""Put a defense around a network from its description."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from redoubtable.defenses import DEFENSES
+from redoubtable.detectors import SCORES, Rejecting, calibrate
+from redoubtable.parts import facts_of, parts_of
+from redoubtable.seeding import seeded
+from redoubtable.types import Images, Labels
+
+
+@DEFENSES.register("reject", form="rejecting", paper="Hosseini et al. 2019, section 3.2")
+def reject(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    *,
+    score: str = "entropy",
+    rule: Literal["accuracy", "fpr"] = "accuracy",
+    level: float = 0.01,
+) -> Rejecting:
+    """Rejection of what scores above a threshold, fitted on clean held-out images.
+
+    Args:
+        model: a classifier.
+        x: (N, C, H, W) clean held-out images.
+        y: (N,) their labels.
+        score: a registered score.
+        rule: "accuracy" or "fpr", see `calibrate`.
+        level: the allowed loss of accuracy or share of false positives.
+    """
+    single = model
+    for part in parts_of(model):
+        if part.facts.passes > 1:  # the paper's reference is a single pass, without the vote
+            single = part.undefended()
+            break
+    bound = SCORES.bind(score)
+    return calibrate(model, bound.entry.obj(), x, y, rule=rule, level=level, single=single)
+
+
+def guarded(
+    network: nn.Module,
+    defenses: Sequence[str],
+    held_out: tuple[Images, Labels] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a network behind defenses, the first innermost.
+
+    Args:
+        network: a classifier; it is put in eval mode.
+        defenses: as on the command line, `["subsample:rate=0.9", "vote:draws=10", "reject"]`.
+        held_out: clean images and labels that calibration is done on.
+        seed: of the random passes during calibration.
+
+    Raises:
+        ValueError: a defense is unknown, or one needs held-out images and there are none.
+    """
+    model = network.eval()
+    for text in defenses:
+        bound = DEFENSES.bind(text)
+        build, form = bound.entry.obj, bound.entry.facts["form"]
+        if form == "transform":
+            model = nn.Sequential(build(**bound.arguments), model)
+        elif form == "wrapper":
+            model = build(model, **bound.arguments)
+        elif held_out is None:
+            raise ValueError(f"{text!r} is calibrated on clean held-out images; give `held_out`")
+        elif facts_of(model).abstains:
+            raise ValueError(f"{text!r} follows another rejection; a model can have one")
+        else:
+            with seeded("calibrate", seed, bound.text):
+                model = build(model, *held_out, **bound.arguments)
+    return model.eval()

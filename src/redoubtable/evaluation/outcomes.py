@@ -1,0 +1,132 @@
+"""What a model answers, over many draws, and the rules that make an accuracy of it.
+
+Answers are class indices; K, one past the last class, is a rejection. On adversarial images a
+rejection counts as defended, on clean ones as an error (design, section 3).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from redoubtable.statistics import Proportion, wilson
+from redoubtable.types import Images
+
+Answers = NDArray[np.int16]
+"""(N, draws) class indices, K for a rejection."""
+Flags = NDArray[np.bool_]
+"""(N, draws) true where an answer counts for the defender."""
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model in eval mode for a block, and every submodule back as it was after it."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Look:
+    """The answers of a model to some images.
+
+    Attributes:
+        answers: (N, draws) int16.
+        suspicion: (N, draws) float32, how far the rejection is above the best class; empty (N, 0)
+            for a model that does not abstain.
+    """
+
+    answers: Answers
+    suspicion: NDArray[np.float32]
+
+
+def look(model: nn.Module, x: Images, draws: int, batch_size: int, abstains: bool) -> Look:
+    """Show images to a model `draws` times, `batch_size` images at a time."""
+    answers, suspicion = [], []
+    with torch.no_grad():
+        for _ in range(draws):
+            out = torch.cat([model(part) for part in torch.split(x, batch_size)])
+            answers.append(out.argmax(1).cpu())
+            if abstains:
+                suspicion.append((out[:, -1] - out[:, :-1].amax(1)).float().cpu())
+    empty = torch.empty(len(x), 0)
+    return Look(
+        torch.stack(answers, 1).numpy().astype(np.int16),
+        (torch.stack(suspicion, 1) if suspicion else empty).numpy(),
+    )
+
+
+def correct(answers: Answers, y: NDArray[np.int64]) -> Flags:
+    """Return where an answer is the true class."""
+    return np.asarray(answers == y[:, None])
+
+
+def defended(answers: Answers, y: NDArray[np.int64], classes: int) -> Flags:
+    """Return where an answer to an adversarial image is the true class or a rejection."""
+    return np.asarray((answers == y[:, None]) | (answers == classes))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One accuracy under the three rules for random models; they coincide without randomness.
+
+    Attributes:
+        one_shot: expected accuracy of a single answer.
+        majority: of the commonest answer of all draws, ties counted against the defender.
+        worst: share of images that every draw answers well.
+        draws: how many answers per image.
+    """
+
+    one_shot: Proportion
+    majority: Proportion
+    worst: Proportion
+    draws: int
+
+
+def accuracy(answers: Answers, good: Flags) -> Accuracy:
+    """Return an accuracy from (N, draws) answers and which of them count for the defender."""
+    n, draws = answers.shape
+    return Accuracy(
+        one_shot=wilson(float(good.mean(1).sum()), n),
+        majority=wilson(int(majority_good(answers, good).sum()), n),
+        worst=wilson(int(good.all(1).sum()), n),
+        draws=draws,
+    )
+
+
+def majority_good(answers: Answers, good: Flags) -> NDArray[np.bool_]:
+    """Return (N,) whether every one of the commonest answers counts for the defender."""
+    labels = np.arange(int(answers.max(initial=0)) + 1)
+    counts = (answers[:, :, None] == labels).sum(1)
+    top = counts == counts.max(1, keepdims=True)
+    bad = ((answers[:, :, None] == labels) & ~good[:, :, None]).any(1)
+    return np.asarray(~(top & bad).any(1))
+
+
+def worst_candidate(selection: list[Flags]) -> NDArray[np.int64]:
+    """Return (N,) which candidate an attacker would show of each example.
+
+    The share of the selection draws that the defender survives, with half a draw's weight of the
+    candidate's mean over all examples: among images that no draw survives, the attack that is
+    stronger elsewhere is the better bet.
+
+    Args:
+        selection: per candidate, (N, draws) what counts for the defender on the selection draws.
+    """
+    prior = 0.5
+    survived = np.stack([good.sum(1) + prior * good.mean() for good in selection])
+    return np.asarray(survived.argmin(0))
+
+
+def pick(candidates: list[NDArray[np.generic]], chosen: NDArray[np.int64]) -> NDArray[np.generic]:
+    """Return (N, ...) rows, each from its chosen candidate."""
+    stacked = np.stack(candidates)
+    return np.asarray(stacked[chosen, np.arange(stacked.shape[1])])

@@ -1,0 +1,48 @@
+"""A progress bar over chunks of work, or nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@dataclass
+class Ticker:
+    """Counts finished chunks; without a bar it only counts."""
+
+    bar: Progress | None = None
+    done: int = 0
+
+    def expect(self, total: int) -> None:
+        """Say how many chunks there will be, about."""
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], total=total)
+
+    def tick(self) -> None:
+        """One chunk is finished."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.advance(self.bar.task_ids[0])
+
+
+@contextmanager
+def ticking(name: str, threat: str, shown: bool) -> Iterator[Ticker]:
+    """Show a bar named by model and threat on the error stream for a block."""
+    if not shown:
+        yield Ticker()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} chunks"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        bar.add_task(f"attacking {name} under {threat}", total=None)
+        ticker = Ticker(bar)
+        yield ticker
+        # Whatever the estimate was, the work is done.
+        bar.update(bar.task_ids[0], total=ticker.done)

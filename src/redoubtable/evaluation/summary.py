@@ -1,0 +1,178 @@
+"""From answers to the numbers of a record: pure functions of what was measured."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+from torch import nn
+
+from redoubtable.detectors import Rejecting, Threshold, by_false_positives
+from redoubtable.evaluation.candidates import Candidate
+from redoubtable.evaluation.outcomes import (
+    Answers,
+    Flags,
+    accuracy,
+    correct,
+    defended,
+    pick,
+    worst_candidate,
+)
+from redoubtable.files import make_folder, write_bytes, write_json
+from redoubtable.parts import facts_of
+from redoubtable.statistics import auc, wilson
+
+ROC_POINTS = 200
+
+
+def describe(model: nn.Module, digest: str, classes: int) -> dict[str, Any]:
+    """Return what a record says of a model."""
+    return {
+        "structure": repr(model),
+        "digest": digest,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "classes": classes,
+        "facts": asdict(facts_of(model)),
+    }
+
+
+def worst(
+    candidates: Sequence[Candidate], good: Callable[[Answers], Flags]
+) -> tuple[Answers, Flags, NDArray[np.int64]]:
+    """Return the reported answers of each example's worst candidate, and which candidate it is.
+
+    Chosen on the selection draws, reported on the others.
+    """
+    chosen = worst_candidate([good(c.selection) for c in candidates])
+    answers = np.asarray(pick([c.report for c in candidates], chosen), dtype=np.int16)
+    return answers, good(answers), chosen
+
+
+def summarise(
+    candidates: Sequence[Candidate], y: NDArray[np.int64], classes: int, abstains: bool
+) -> dict[str, Any]:
+    """Return clean accuracy, one row per attack, and the worst case per view.
+
+    Args:
+        candidates: the clean one first.
+        y: (N,) labels.
+        classes: K; the answer K is a rejection.
+        abstains: whether there are rejections to report.
+    """
+    clean = candidates[0]
+    groups = {
+        view: [c for c in candidates if c.view in ("clean", view)]
+        for view in ("static", "adaptive")
+    }
+    result: dict[str, Any] = {
+        "clean": _numbers(clean.report, correct(clean.report, y), y, classes, abstains),
+        "rows": [_row(c, y, classes, abstains) for c in candidates[1:]],
+        "robust": _worst_numbers(candidates, y, classes, abstains),
+    }
+    for view, group in groups.items():
+        result[view] = _worst_numbers(group, y, classes, abstains) if len(group) > 1 else None
+    if abstains:
+        result["detection"] = _detection(candidates, y, classes)
+    return result
+
+
+def _row(c: Candidate, y: NDArray[np.int64], classes: int, abstains: bool) -> dict[str, Any]:
+    n = len(y)
+    return {
+        "view": c.view,
+        "attack": c.attack,
+        **_numbers(c.report, defended(c.report, y, classes), y, classes, abstains),
+        "passes": {"forward": c.passes.forward, "backward": c.passes.backward},
+        "passes_per_image": (c.passes.forward + c.passes.backward) / n,
+        "distance": {"median": float(np.median(c.distance)), "max": float(c.distance.max())},
+    }
+
+
+def _numbers(
+    answers: Answers, good: Flags, y: NDArray[np.int64], classes: int, abstains: bool
+) -> dict[str, Any]:
+    """Accuracy, and for an abstaining model the strict one and the share of rejections."""
+    numbers: dict[str, Any] = {"accuracy": asdict(accuracy(answers, good))}
+    if abstains:
+        numbers["strict"] = asdict(accuracy(answers, correct(answers, y)))
+        rejected = (answers == classes).mean(1).sum()
+        numbers["rejected"] = asdict(wilson(float(rejected), len(y)))
+    return numbers
+
+
+def _worst_numbers(
+    group: Sequence[Candidate], y: NDArray[np.int64], classes: int, abstains: bool
+) -> dict[str, Any]:
+    """The worst case per example; the strict count has its own worst case."""
+    answers, good, chosen = worst(group, lambda a: defended(a, y, classes))
+    numbers = _numbers(answers, good, y, classes, abstains)
+    if abstains:
+        strict_answers, strict, _ = worst(group, lambda a: correct(a, y))
+        numbers["strict"] = asdict(accuracy(strict_answers, strict))
+    names = [f"{c.view} {c.attack}".strip() for c in group]
+    counts = np.bincount(chosen, minlength=len(group)).tolist()
+    numbers["worst_by"] = dict(zip(names, counts, strict=True))
+    return numbers
+
+
+def _detection(
+    candidates: Sequence[Candidate], y: NDArray[np.int64], classes: int
+) -> dict[str, Any]:
+    """ROC and its area, clean images against each example's worst adversarial image."""
+    attacked = candidates[1:]
+    chosen = worst_candidate([defended(c.selection, y, classes) for c in attacked])
+    clean = candidates[0].suspicion[:, 0]
+    adversarial = np.asarray(pick([c.suspicion for c in attacked], chosen))[:, 0]
+    truth = np.repeat([0, 1], [len(clean), len(adversarial)])
+    fpr, tpr, _ = roc_curve(truth, np.concatenate([clean, adversarial]))
+    keep = np.unique(np.linspace(0, len(fpr) - 1, min(ROC_POINTS, len(fpr))).astype(int))
+    return {
+        "auc": asdict(auc(clean, adversarial)),
+        "roc": {"fpr": fpr[keep].tolist(), "tpr": tpr[keep].tolist()},
+        "note": "adversarial images were made for the guard's own threshold",
+    }
+
+
+def point(
+    eps: float,
+    static: Sequence[Candidate],
+    adaptive: Sequence[Candidate],
+    y: NDArray[np.int64],
+    classes: int,
+) -> dict[str, Any]:
+    """Return one point of accuracy against eps; a rejection counts as defended, at 0 too."""
+
+    def one(group: Sequence[Candidate]) -> dict[str, Any]:
+        _, good, _ = worst(group, lambda a: defended(a, y, classes))
+        return asdict(wilson(float(good.mean(1).sum()), len(y)))
+
+    return {"eps": eps, "static": one(static), "adaptive": one(adaptive)}
+
+
+def rethreshold(
+    model: Rejecting, suspicion: NDArray[np.float32], rate: float
+) -> tuple[Rejecting, Threshold]:
+    """Return the guard at the threshold that rejects `rate` of held-out clean images."""
+    scores = torch.from_numpy(suspicion).double() + model.threshold.value
+    threshold = by_false_positives(scores, rate)
+    return model.at(threshold), threshold
+
+
+def save(
+    folder: Path,
+    record: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    images: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """Write `record.json`, `examples.npz` and `images.npz`, each whole or not at all."""
+    make_folder(folder)
+    for name, values in (("examples.npz", arrays), ("images.npz", images)):
+        content = io.BytesIO()
+        np.savez_compressed(content, **values)
+        write_bytes(folder / name, content.getvalue())
+    write_json(folder / "record.json", record)
