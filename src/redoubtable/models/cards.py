@@ -1,0 +1,145 @@
+"""Models a user keeps: a folder with `model.safetensors` and `card.json`; nothing is unpickled."""
+
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from redoubtable.files import make_folder, read_json, write_bytes, write_json
+from redoubtable.models.catalogue import create
+from redoubtable.version import __version__
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+_SCHEMA = 1
+_AGAIN = "train it again, or copy the whole folder again"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on, by name."""
+    return {
+        "redoubtable": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a saved model.
+
+    Attributes:
+        architecture: its name in `MODELS`.
+        arguments: keyword arguments of its factory.
+        classes: number of logits.
+        data: what it was trained on: name, split, number of images, their shape, digest.
+        recipe: the training recipe as `name:key=value,...`.
+        settings: the other settings of the training, such as epochs and seed.
+        metrics: what was measured after it, by name.
+        versions: of the packages it was made with.
+        sha256: of the weights file; filled in by `save_model`.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    classes: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=versions)
+    sha256: str = ""
+
+
+def save_model(folder: str | Path, model: nn.Module, card: Card) -> Card:
+    """Save a model's weights and its card, each file whole or not at all.
+
+    A crash between the two leaves weights without a card, or beside the card of other weights,
+    whose digest differs: both are refused by `load_model`.
+
+    Args:
+        folder: made if need be; a model already there is replaced.
+        model: built by `create(card.architecture, **card.arguments)`; may be on any device.
+        card: what is known of it.
+
+    Returns:
+        The card as written, with the digest of the weights.
+
+    Raises:
+        ValueError: the folder can't be written to.
+    """
+    target = make_folder(Path(folder))
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    weights = save_tensors(state)
+    written = dataclasses.replace(card, sha256=hashlib.sha256(weights).hexdigest())
+    write_bytes(target / WEIGHTS, weights)
+    write_json(target / CARD, {"schema": _SCHEMA, **dataclasses.asdict(written)})
+    return written
+
+
+def read_card(folder: str | Path) -> Card:
+    """Read the card of a saved model.
+
+    Raises:
+        ValueError: there is none, or it is damaged or written by a newer version.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise ValueError(
+            f"no model in {folder}: it has no {CARD}; name a folder that `redoubt train` wrote"
+        )
+    found = read_json(path, "model card")
+    if isinstance(found, dict) and isinstance(found.get("schema"), int):
+        if found["schema"] > _SCHEMA:
+            raise ValueError(
+                f"the model card at {path} has schema {found['schema']}, newer than {_SCHEMA}; "
+                "upgrade redoubtable"
+            )
+    else:
+        raise ValueError(f"the file at {path} is no model card (it has no schema); {_AGAIN}")
+    kinds = {"classes": int, "architecture": str, "recipe": str, "sha256": str}
+    values: dict[str, Any] = {}
+    for entry in dataclasses.fields(Card):
+        kind = kinds.get(entry.name, dict)
+        values[entry.name] = found.get(entry.name)
+        if not isinstance(values[entry.name], kind):
+            raise ValueError(f"the model card at {path} has no valid {entry.name!r}; {_AGAIN}")
+    return Card(**values)
+
+
+def load_model(folder: str | Path) -> nn.Module:
+    """Load a saved model, in evaluation mode, on the CPU, bit for bit as it was saved.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the two don't belong together.
+    """
+    card = read_card(folder)
+    path = Path(folder) / WEIGHTS
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"cannot read the weights at {path} ({error.strerror}); {_AGAIN}"
+        ) from None
+    # The digest is of the very bytes that are loaded, so a file swapped meanwhile changes nothing.
+    if hashlib.sha256(weights).hexdigest() != card.sha256:
+        raise ValueError(
+            f"the weights at {path} are damaged, or not those that {CARD} describes; {_AGAIN}"
+        )
+    model = create(card.architecture, **card.arguments)
+    try:
+        model.load_state_dict(load_tensors(weights))
+    except (RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the weights at {path} don't fit {card.architecture} ({reason}); {_AGAIN}"
+        ) from None
+    return model.eval()
