@@ -1,1 +1,44 @@
-"""Redoubtable."""
+"""Redoubtable: defend image classifiers against adversarial examples, and doubt every defense."""
+
+from redoubtable.attacks import ATTACKS as ATTACKS
+from redoubtable.attacks import bim as bim
+from redoubtable.attacks import fgsm as fgsm
+from redoubtable.attacks import pgd as pgd
+from redoubtable.data import load as load
+from redoubtable.defenses import DEFENSES as DEFENSES
+from redoubtable.defenses import InputTransform as InputTransform
+from redoubtable.defenses import Subsample as Subsample
+from redoubtable.defenses import Vote as Vote
+from redoubtable.defenses import subsample as subsample
+from redoubtable.detectors import Entropy as Entropy
+from redoubtable.detectors import Rejecting as Rejecting
+from redoubtable.detectors import Score as Score
+from redoubtable.detectors import Threshold as Threshold
+from redoubtable.detectors import by_accuracy_loss as by_accuracy_loss
+from redoubtable.detectors import by_false_positives as by_false_positives
+from redoubtable.detectors import calibrate as calibrate
+from redoubtable.evaluation import Evaluation as Evaluation
+from redoubtable.evaluation import Settings as Settings
+from redoubtable.evaluation import evaluate as evaluate
+from redoubtable.evaluation import guarded as guarded
+from redoubtable.gradients import bpda as bpda
+from redoubtable.gradients import fast_copy as fast_copy
+from redoubtable.gradients import input_gradient as input_gradient
+from redoubtable.models import MODELS as MODELS
+from redoubtable.models import create as create
+from redoubtable.models import load_model as load_model
+from redoubtable.models import save_model as save_model
+from redoubtable.parts import Facts as Facts
+from redoubtable.parts import Part as Part
+from redoubtable.parts import bare as bare
+from redoubtable.parts import facts_of as facts_of
+from redoubtable.seeding import seeded as seeded
+from redoubtable.threat import L0 as L0
+from redoubtable.threat import L1 as L1
+from redoubtable.threat import L2 as L2
+from redoubtable.threat import Linf as Linf
+from redoubtable.threat import ThreatModel as ThreatModel
+from redoubtable.threat import parse_threat as parse_threat
+from redoubtable.training import RECIPES as RECIPES
+from redoubtable.training import train as train
+from redoubtable.version import __version__ as __version__

@@ -106,7 +106,7 @@ class Registry(Generic[T]):
     def bind(self, text: str) -> Bound[T]:
         """Read `name` or `name:key=value,...` and check it against the object's signature.
 
-        Keyword-only parameters with a default can be set; their annotations say how to read a
+        Parameters with a default can be set; their annotations say how to read a
         value. Numbers may be fractions, as in `step_size=2/255`.
 
         Raises:
@@ -144,14 +144,14 @@ class Registry(Generic[T]):
 
 
 def settable(obj: Any) -> dict[str, Any]:
-    """Return what can be set in text: keyword-only parameters by name, with their annotation."""
+    """Return what can be set in text: parameters with a default, by name, with their annotation."""
     target = obj.__init__ if inspect.isclass(obj) else obj
     hints = typing.get_type_hints(target)
     parameters = inspect.signature(target).parameters.values()
     return {
         p.name: hints.get(p.name, str)
         for p in parameters
-        if p.kind is p.KEYWORD_ONLY and _readable(hints.get(p.name, str))
+        if p.default is not p.empty and _readable(hints.get(p.name, str))
     }
 
 

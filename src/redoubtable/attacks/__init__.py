@@ -5,4 +5,5 @@ from redoubtable.attacks.fgsm import fgsm as fgsm
 from redoubtable.attacks.pgd import pgd as pgd
 from redoubtable.attacks.registry import ARGUMENTS as ARGUMENTS
 from redoubtable.attacks.registry import ATTACKS as ATTACKS
+from redoubtable.attacks.registry import Attack as Attack
 from redoubtable.attacks.registry import check_threat as check_threat

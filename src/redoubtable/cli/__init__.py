@@ -1,0 +1,43 @@
+"""The command `redoubt`: one file per sub-command."""
+
+import typer
+
+from redoubtable.cli.catalogue import env, listing
+from redoubtable.cli.demo import demo
+from redoubtable.cli.evaluate import evaluate
+from redoubtable.cli.train import train
+from redoubtable.version import __version__
+
+app = typer.Typer(
+    name="redoubt",
+    help="Defend image classifiers against adversarial examples, and doubt every defense.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+app.command("list")(listing)
+app.command("env")(env)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"redoubt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Defend image classifiers against adversarial examples, and doubt every defense."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

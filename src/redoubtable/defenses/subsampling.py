@@ -63,7 +63,7 @@ class Subsample(InputTransform):
         granularity: "element" or "pixel", see `subsample`.
     """
 
-    def __init__(self, *, rate: float = 0.9, granularity: Granularity = "element") -> None:
+    def __init__(self, rate: float = 0.9, granularity: Granularity = "element") -> None:
         super().__init__()
         check_rate(rate)
         if granularity not in ("element", "pixel"):

@@ -1,0 +1,48 @@
+"""`redoubt demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from redoubtable.cli.errors import one_line_errors
+from redoubtable.cli.options import Json, Seed, print_json
+from redoubtable.demo import demo as run_demo
+from redoubtable.reports import show, write_page
+
+
+@one_line_errors
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the models, the record and the page.")] = (
+        Path("redoubt-demo")
+    ),
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train, guard and attack on real digits: the whole job in about two minutes.
+
+    Trains a small network twice on the embedded handwritten digits (as usual, and on subsampled
+    images), guards the second with random pixel subsampling, ten votes and entropy rejection, and
+    attacks both without and with knowledge of the defense. Run again, it resumes.
+
+    Examples:
+        redoubt demo
+        redoubt demo --out /tmp/demo --seed 1
+    """
+    done = run_demo(out, seed=seed)
+    records = done.record["evaluations"]
+    page = write_page(
+        out / "index.html",
+        records,
+        done.images,
+        title="Redoubtable demo: a network and a guard on handwritten digits",
+        command=done.record["command"],
+        timings=done.seconds,
+    )
+    if json:
+        print_json(done.record)
+        return
+    console = Console()
+    show(records, console, timings=done.seconds)
+    console.print(f"\nPage: {page}\nRecord: {out / 'record.json'}", highlight=False)

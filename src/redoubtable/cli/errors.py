@@ -1,0 +1,31 @@
+"""One line for every mistake a user can make."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+BAD_INPUT = 2
+
+
+def one_line_errors(command: Command) -> Command:
+    """Turn errors of input into one line on the error stream and exit code 2.
+
+    Anything else is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, TypeError, OSError) as error:
+            print(f"redoubt: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(BAD_INPUT) from error
+        except KeyboardInterrupt:
+            print("redoubt: stopped; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return guarded  # type: ignore[return-value]

@@ -1,0 +1,114 @@
+"""The main job on a small scale: train, guard, attack without and with knowledge, and say it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from redoubtable.data import load, read
+from redoubtable.evaluation import Evaluation, Settings, environment, evaluate, guarded
+from redoubtable.files import make_folder, write_json
+from redoubtable.models import create
+from redoubtable.seeding import seeded
+from redoubtable.threat import L0, Linf, ThreatModel
+from redoubtable.training import Settings as TrainingSettings
+from redoubtable.training import train
+
+SCHEMA = 1
+THREATS: tuple[ThreatModel, ...] = (Linf(0.2), L0(20))
+ATTACKS = ("fgsm", "pgd:steps=20")
+GUARD = ("subsample:rate=0.9", "vote:draws=10", "reject:score=entropy,rule=accuracy,level=0.01")
+NETWORK = {"width": 16}
+IMAGES = 300
+CURVE = (0.25, 0.5, 1.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo measured.
+
+    Attributes:
+        record: what `record.json` holds: the command, the recipes, one record per evaluation.
+        images: per evaluation the first images, clean and by attack.
+        seconds: how long each step took; not part of the record, which a seed determines.
+    """
+
+    record: Mapping[str, Any]
+    images: tuple[Mapping[str, NDArray[np.float32]], ...]
+    seconds: Mapping[str, float]
+
+
+def demo(out: Path, *, seed: int = 0, progress: bool = True) -> Demo:
+    """Train two small networks on the digits, guard the second, and attack both.
+
+    Every step is kept in `out` when it is finished; a demo that was killed goes on from there and
+    gives the same record.
+
+    Args:
+        out: folder for models, journal, `record.json`.
+        seed: of everything.
+        progress: show progress bars on the error stream.
+
+    Raises:
+        ValueError: the folder can't be written to, or holds something else or damaged.
+    """
+    make_folder(out)
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    natural = _network(out / "natural", "natural", 25, seed, progress)
+    subsampled = _network(out / "subsampled", "subsampled:rate=uniform", 50, seed, progress)
+    seconds["training"] = time.perf_counter() - started
+    held_out = load("digits", "validation")
+    models: dict[str, nn.Module] = {
+        "natural": natural,
+        "guard": guarded(subsampled, GUARD, held_out, seed),
+    }
+    x, y = load("digits", "test", limit=IMAGES)
+    evaluations: list[Evaluation] = []
+    for threat in THREATS:
+        for name, model in models.items():
+            started = time.perf_counter()
+            done = evaluate(
+                model,
+                x,
+                y,
+                threat,
+                ATTACKS,
+                seed=seed,
+                settings=replace(Settings(), draws=5, chunk=100),
+                held_out=held_out[0],
+                curve=CURVE,
+                out=out / "evaluations" / f"{name}-{threat.name}",
+                name=name,
+                progress=progress,
+            )
+            seconds[f"{name} under {threat}"] = time.perf_counter() - started
+            evaluations.append(done)
+    record = {
+        "schema": SCHEMA,
+        "kind": "demo",
+        "command": f"redoubt demo --seed {seed}",
+        "data": "digits (scikit-learn's handwritten digits, 28x28)",
+        "guard": list(GUARD),
+        "evaluations": [e.record for e in evaluations],
+        "environment": environment(),
+    }
+    write_json(out / "record.json", record)
+    return Demo(record, tuple(e.images for e in evaluations), seconds)
+
+
+def _network(folder: Path, recipe: str, epochs: int, seed: int, progress: bool) -> nn.Module:
+    """A small network trained by one recipe, or the one that the folder already holds."""
+    with seeded("init", seed):
+        network = create("small_cnn", **NETWORK)
+    settings = TrainingSettings(epochs, batch_size=64, lr=0.2, weight_decay=5e-4, seed=seed)
+    data, validation = read("digits", "train"), read("digits", "validation")
+    trained = train(
+        network, data, recipe, settings, validation=validation, out=folder, progress=progress
+    )
+    return trained.model
