@@ -87,6 +87,13 @@ def test_grey_npz_gets_a_channel(tmp_path):
     assert read(path, "train").shape == (1, 6, 5)
 
 
+def test_classes_are_those_of_all_splits(tmp_path):
+    content = arrays(classes=4)
+    content["y_test"][-1] = 6
+    path = write(tmp_path / "open.npz", **content)
+    assert [read(path, split).classes for split in SPLITS] == [7, 7, 7]
+
+
 def test_validation_is_a_stratified_tenth_and_disjoint(npz):
     train, validation = read(npz, "train"), read(npz, "validation")
     assert torch.bincount(validation.labels).tolist() == [5, 5, 5, 5]
@@ -162,6 +169,7 @@ def test_unknown_names(tmp_path, monkeypatch, npz):
         load("cifar", "test", root=tmp_path)
     monkeypatch.setenv("REDOUBT_DATA", str(tmp_path))
     assert len(load("toy", "test")[0]) == 40
+    assert len(load(Path(npz), "test")[0]) == 40
     with pytest.raises(ValueError, match="no data set at"):
         load(str(tmp_path / "gone.npz"), "test")
 

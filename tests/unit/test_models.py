@@ -103,6 +103,15 @@ def test_shortcut_is_slicing_and_zero_channels():
     assert not list(block.shortcut.parameters())
 
 
+def test_weights_are_drawn_as_in_the_paper():
+    for name, module in build("resnet56").named_modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = 9 * module.in_channels
+            assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.12), name
+            # Normal, not uniform: some weights lie beyond the reach of a uniform of this spread.
+            assert module.weight.abs().max() > 2.2 * module.weight.std(), name
+
+
 def test_grey_becomes_zero_and_channels_have_their_own_numbers():
     assert torch.equal(
         Normalize()(torch.tensor([0, 0.5, 1]).reshape(1, 1, 1, 3)).flatten(),

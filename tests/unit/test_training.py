@@ -15,6 +15,7 @@ from redoubtable.registry import Registry
 from redoubtable.seeding import seeded
 from redoubtable.training import RECIPES, Settings, natural, subsampled, train
 from redoubtable.training.augmentation import augment
+from redoubtable.training.run import Run
 from redoubtable.training.settings import lr_factor
 
 FILES = ["card.json", "checkpoint.bin", "model.safetensors", "train.jsonl"]
@@ -124,17 +125,17 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
     assert not same(state(whole.model), state(fresh()))
 
 
-def test_killed_between_checkpoint_and_log(tmp_path, monkeypatch):
+def test_killed_between_the_last_checkpoint_and_its_log(tmp_path, monkeypatch):
     def killed(*_):
         raise Killed
 
+    once = Settings(epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr("redoubtable.training.checkpoint.write_log", killed)
         with pytest.raises(Killed):
-            quiet(fresh(), toy(), "natural", SETTINGS, out=tmp_path)
-    done = quiet(fresh(), toy(), "natural", SETTINGS, out=tmp_path)
-    assert [r["epoch"] for r in rows(tmp_path)] == [1, 2, 3, 4]
-    assert same(state(done.model), state(quiet(fresh(), toy(), "natural", SETTINGS).model))
+            quiet(fresh(), toy(), "natural", once, out=tmp_path)
+    done = quiet(fresh(), toy(), dying(0, "natural"), once, out=tmp_path)
+    assert [r["loss"] for r in rows(tmp_path)] == [done.rows[0].loss]
 
 
 def test_finished_run_returns_at_once(tmp_path):
@@ -332,6 +333,43 @@ def test_lr_of_the_schedule_reaches_the_weights():
     assert done.rows[0].lr == pytest.approx(0.25)
     moved = start["linear.weight"] - model.linear.weight.detach()
     torch.testing.assert_close(moved, 0.25 * grad, rtol=1e-3, atol=1e-5)
+
+
+def test_schedule_goes_over_all_epochs():
+    settings = Settings(epochs=3, batch_size=16, schedule="steps", lr=0.2)
+    done = quiet(fresh(), toy(), "natural", settings)  # five steps each, of fifteen
+    assert [row.lr for row in done.rows] == pytest.approx([0.2, 0.02, 0.002])
+
+
+def test_validation_is_in_evaluation_mode_and_does_not_train():
+    hard = toy(150, "validation")
+    with seeded("hard"):
+        labels = torch.randint(0, 3, (150,))
+    hard = Dataset("hard", "validation", hard.images, labels, 3)
+    done = quiet(fresh(), toy(), "natural", SETTINGS, validation=hard)
+    x, y = hard.floats()
+    accuracy = (done.model(x).argmax(1) == y).float().mean().item()
+    assert done.validation_accuracy == pytest.approx(accuracy)
+    assert same(state(done.model), state(quiet(fresh(), toy(), "natural", SETTINGS).model))
+    modes = []
+    hook = done.model.register_forward_pre_hook(lambda m, _: modes.append(m.training))
+    quiet(done.model, toy(), "natural", Settings(epochs=1), validation=hard)
+    hook.remove()
+    assert modes == [False, False, True, False]  # two tries, one step, one validation
+
+
+def test_shown_loss_is_the_mean_so_far():
+    shown = []
+    constant = Run(
+        fresh(),
+        toy(),
+        None,
+        lambda model, x, y: model(x).sum() * 0 + 3,
+        Settings(epochs=1, batch_size=2),
+    )
+    row = constant.epoch(1, lambda *what: shown.append(what))
+    assert shown == [(1, 16, 3, None), (1, 32, 3, None), (1, 35, 3, None), (1, 35, 3, None)]
+    assert row.loss == 3 and row.epoch == 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

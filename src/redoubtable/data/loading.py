@@ -29,7 +29,7 @@ DATASETS.register(
 
 
 def load(
-    name: str, split: str, *, root: str | Path | None = None, limit: int | None = None
+    name: str | Path, split: str, *, root: str | Path | None = None, limit: int | None = None
 ) -> tuple[Images, Labels]:
     """Load one split of a data set as float32 images in [0, 1] and int64 labels.
 
@@ -58,10 +58,11 @@ def load(
 
 
 def read(
-    name: str, split: str, *, root: str | Path | None = None, limit: int | None = None
+    name: str | Path, split: str, *, root: str | Path | None = None, limit: int | None = None
 ) -> Dataset:
     """Read one split of a data set in its 8-bit form; arguments and errors are those of `load`."""
     check_split(split)
+    name = str(name)
     data = DATASETS[name].obj(split) if name in DATASETS else read_npz(_find(name, root), split)
     if limit is None:
         return data
