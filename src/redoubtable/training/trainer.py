@@ -60,7 +60,7 @@ def train(
     Each epoch draws the order of the images, their augmentation and what the recipe draws from
     `seeded("train", seed, epoch)`, and nothing else carries randomness over. So a run that was
     killed and is called again with the same arguments goes on after its last whole epoch and, on
-    the same machine, ends in the same weights bit for bit as one that was not.
+    the same machine with as many threads, ends in the same weights bit for bit as one that was not.
 
     Args:
         model: trained in place on the device that it is on, its memory layout changed to channels
