@@ -5,6 +5,7 @@ approximation (BPDA, the same authors) stand here once; no attack has its own.
 """
 
 import copy
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,6 +185,9 @@ def fast_copy(model: nn.Module, x: Images, precision: Literal["fp32", "bf16"] = 
     return FastCopy(copied.to(memory_format=torch.channels_last), model)
 
 
+_SUMS = (operator.add, torch.add)
+
+
 class _LowPrecision(nn.Module):
     """A network in bfloat16 between float32 surroundings."""
 
@@ -235,6 +239,32 @@ def _fold(network: nn.Module, x: Tensor) -> nn.Module:
     except Exception:  # fx refuses data-dependent networks in many ways; they just stay as they are
         return network
     modules = dict(traced.named_modules())
+    _join_batch_norms(traced, modules)
+    _relu_in_place(traced, modules)
+    traced.graph.lint()
+    traced.recompile()
+    return traced if _same(network, traced, x) else network
+
+
+def _same(network: nn.Module, traced: nn.Module, x: Tensor) -> bool:
+    """Whether two networks give the same outputs and input gradients, up to rounding."""
+    pairs = []
+    for module in (network, traced):
+        images = x.clone().requires_grad_()
+        with torch.enable_grad():
+            out = module(images)
+            # Weights that differ from output to output, so that no two gradients cancel.
+            weights = torch.linspace(1, 2, out.numel(), dtype=out.dtype, device=out.device)
+            (slope,) = torch.autograd.grad((out.flatten() * weights).sum(), images)
+        pairs.append((out.detach(), slope / slope.abs().max().clamp_min(1e-12)))
+    (out, slope), (other, its) = pairs
+    return torch.allclose(out, other, rtol=1e-3, atol=1e-4) and torch.allclose(
+        slope, its, rtol=1e-2, atol=1e-3
+    )
+
+
+def _join_batch_norms(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
+    """Fold every batch norm that alone follows a convolution into it."""
     for node in list(traced.graph.nodes):
         before = node.args[0] if len(node.args) == 1 else None
         if not isinstance(before, fx.Node) or len(before.users) > 1:
@@ -246,11 +276,53 @@ def _fold(network: nn.Module, x: Tensor) -> nn.Module:
             traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
-    traced.graph.lint()
-    traced.recompile()
-    with torch.no_grad():
-        same = torch.allclose(network(x), traced(x), rtol=1e-3, atol=1e-4)
-    return traced if same else network
+
+
+def _relu_in_place(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
+    """Let a ReLU overwrite what only it reads, forward and backward, where nothing needs it again.
+
+    Forward that holds after a convolution and after a sum. Backward it holds where the gradient
+    comes from a convolution, which makes it anew, or from several users, whose gradients autograd
+    has added up in a buffer of its own; a lone sum hands one gradient to both of its terms.
+    """
+    for node in traced.graph.nodes:
+        before = node.args[0] if len(node.args) == 1 else None
+        if not isinstance(before, fx.Node) or len(before.users) > 1:
+            continue
+        free = isinstance(modules.get(str(before.target)), nn.Conv2d) or before.target in _SUMS
+        if free and isinstance(modules.get(str(node.target)), nn.ReLU):
+            users = [modules.get(str(user.target)) for user in node.users]
+            owned = len(users) > 1 or isinstance(users[0], nn.Conv2d)
+            lean = _LeanReLU() if owned else nn.ReLU(inplace=True)
+            traced.set_submodule(str(node.target), lean)
+
+
+class _LeanReLU(nn.Module):
+    """A ReLU that overwrites its input, and in the backward pass the gradient that it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _Lean.apply(x)
+        return out
+
+
+class _Lean(torch.autograd.Function):
+    """The autograd of `_LeanReLU`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        out = x.relu_()
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (out,), (gradient,) = ctx.saved_tensors, gradients
+        if torch.is_grad_enabled():  # somebody differentiates twice: leave everything as it is
+            masked: Tensor = gradient * (out > 0)
+            return masked
+        torch.ops.aten.threshold_backward.grad_input(gradient, out, 0, grad_input=gradient)
+        return gradient
 
 
 def _swap(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
