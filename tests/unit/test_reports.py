@@ -467,7 +467,7 @@ def test_a_sheet_shows_the_strongest_attack_with_labels_and_answers() -> None:
     assert adaptive.note == "pgd:loss=margin,steps=20"
     assert [(p.says, p.wrong) for p in adaptive.pictures] == [
         ("2", True),
-        ("5 (1 of 2)", False),
+        ("5 (1\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}2)", False),
         ("1", False),
     ]
     assert found.factor == 5

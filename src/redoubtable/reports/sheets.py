@@ -13,6 +13,7 @@ from redoubtable.reports.record import Record, has_static, strongest
 _SMALL = 64
 """Pixels per side up to which many images are shown; of larger ones few, to keep pages light."""
 _MANY, _FEW = 8, 3
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,6 @@ def _answers(record: Record, key: str, arrays: Arrays) -> list[tuple[str, bool]]
         values, counts = np.unique(answers, return_counts=True)
         answer, count = int(values[counts.argmax()]), int(counts.max())
         text = "rejected" if answer == rejection else str(answer)
-        text += "" if count == len(answers) else f" ({count} of {len(answers)})"
+        text += "" if count == len(answers) else f" ({count}{_SPACE}of{_SPACE}{len(answers)})"
         said.append((text, answer not in (label, rejection)))
     return said
