@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from redoubtable.defenses import InputTransform, Subsample, Vote
@@ -622,3 +624,153 @@ def test_the_exact_model_is_no_submodule_of_the_copy(net: nn.Module, x: Tensor) 
     quick = fast_copy(net, x)
     assert isinstance(quick, FastCopy)
     assert not any(m is net for m in quick.modules())
+
+
+# -- random networks -----------------------------------------------------------------------------
+
+
+class Program(nn.Module):
+    """A network written by chance: convolutions, norms, ReLUs (one of them shared), sums, branches.
+
+    All intermediate values have one shape; some are used several times and some never.
+    """
+
+    def __init__(self, steps: list[tuple[str, int, int]]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.front = nn.Conv2d(3, 4, 3, padding=1)
+        self.layers = nn.ModuleList()
+        self.shared = nn.ReLU()
+        self.twice = nn.Conv2d(4, 4, 1)
+        for kind, _, _ in steps:
+            made = {
+                "conv": lambda: nn.Conv2d(4, 4, 3, padding=1),
+                "norm": lambda: nn.BatchNorm2d(4),
+                "relu": nn.ReLU,
+                "relu in place": lambda: nn.ReLU(inplace=True),
+            }.get(kind, nn.Identity)()
+            self.layers.append(made)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [self.front(x)]
+        for layer, (kind, a, b) in zip(self.layers, self.steps, strict=True):
+            first, second = values[a % len(values)], values[b % len(values)]
+            if kind == "shared relu":
+                values.append(self.shared(first))
+            elif kind == "shared conv":
+                values.append(self.twice(first))
+            elif kind == "sum":
+                values.append(first + second)
+            elif kind == "product":
+                values.append(first * second.sigmoid())
+            elif kind == "sigmoid":
+                values.append(first.sigmoid())
+            elif kind == "relu in place":
+                values.append(layer(first + 0))
+            else:
+                values.append(layer(first))
+        return self.linear(values[-1].mean((2, 3)))
+
+
+KINDS = (
+    "conv", "norm", "relu", "relu in place", "shared relu", "shared conv", "sum", "product",
+    "sigmoid",
+)  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(KINDS), st.integers(-3, 8), st.integers(-3, 8)),
+        min_size=1,
+        max_size=9,
+    ),
+    st.integers(0, 1000),
+)
+def test_a_copy_of_any_network_gives_its_logits_and_gradients(
+    steps: list[tuple[str, int, int]], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, x = shake(Program(steps)), blobs(4, 3, 5, 5, seed=seed)
+    y, kept = torch.tensor([0, 1, 2, 0]), x.clone()
+    quick = fast_copy(model, x)
+    assert_same_function(model, quick, x)
+    for loss in (cross_entropy, margin):
+        for _ in range(2):  # a second look finds what the first one may have overwritten
+            expected = input_gradient(model, x, aim(loss, y, None)).gradient
+            got = input_gradient(quick, x, aim(loss, y, None)).gradient
+            assert torch.allclose(got, expected, atol=1e-4 * max(1, expected.abs().max().item()))
+    assert torch.equal(x, kept)
+
+
+class ReadsTheImageTwice(nn.Module):
+    """One ReLU stands behind a convolution and on the image itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.relu(self.conv(x)) + self.relu(x)
+        return self.linear(inner.mean((2, 3)))
+
+
+class HasAnIdleBranch(nn.Module):
+    """Computes features that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+        self.idle, self.rest = nn.Conv2d(3, 3, 1), nn.ReLU()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.relu(self.conv(x))
+        self.rest(self.idle(features))
+        return self.linear(features.mean((2, 3)))
+
+
+class HasNoGradient(nn.Module):
+    """Its answer is a step function; an attack will say so, the copy need not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.detach())
+
+
+@pytest.mark.parametrize("form", [ReadsTheImageTwice, HasAnIdleBranch, HasNoGradient])
+def test_unusual_networks_can_be_copied(form: type[nn.Module], x: Tensor) -> None:
+    torch.manual_seed(0)
+    model, kept = form().eval(), x.clone()
+    quick = fast_copy(model, x)
+    assert_same_function(model, quick, x)
+    assert torch.equal(x, kept)
+
+
+def test_a_copy_can_be_differentiated_twice(x: Tensor, y: Tensor) -> None:
+    """As input-gradient penalties and saliency need it."""
+    model = small_net()
+    quick = fast_copy(model, x)
+
+    def second(network: nn.Module) -> Tensor:
+        images = x.clone().requires_grad_()
+        value = cross_entropy(network(images), y).sum()
+        (slope,) = torch.autograd.grad(value, images, create_graph=True)
+        return torch.autograd.grad((slope**2).sum(), images)[0]
+
+    assert torch.allclose(second(model), second(quick), atol=1e-4)
+
+
+def test_images_shown_to_a_copy_are_not_written_to(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
+    quick, images = fast_copy(model, x), x - 0.5
+    kept = images.clone()
+    with torch.no_grad():
+        quick(images)
+    assert torch.equal(images, kept)
