@@ -35,6 +35,8 @@ class ThreatModel(ABC):
 
     eps: float | Tensor
     name: ClassVar[str]
+    least: ClassVar[float] = 0.0
+    """The smallest default step, as a share of eps."""
 
     def __post_init__(self) -> None:
         """Refuse radii that make no sense."""
@@ -120,13 +122,16 @@ class ThreatModel(ABC):
     def default_step(self, steps: int) -> float | Tensor:
         """Return the step size 2.5 eps / steps (Madry et al. 2018, section 5).
 
+        Under L0 a step is never under an eighth of the pixels: one pixel at a time ends in the
+        first set that no single exchange improves, and more steps then change nothing.
+
         Raises:
             ValueError: eps is infinite, so no step size follows from it.
         """
         largest = self.eps.max().item() if isinstance(self.eps, Tensor) else self.eps
         if math.isinf(largest):
             raise ValueError("with `eps` inf no step size follows; give `step_size`")
-        step: float | Tensor = 2.5 * self.eps / steps
+        step: float | Tensor = max(2.5 / steps, self.least) * self.eps
         return step
 
     @final
@@ -296,6 +301,7 @@ class L0(ThreatModel):
     """
 
     name = "L0"
+    least = 1 / 8
 
     def __post_init__(self) -> None:
         """Refuse half a pixel."""

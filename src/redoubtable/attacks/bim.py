@@ -24,6 +24,7 @@ def bim(
     step_size: float | None = None,
     loss: Loss = cross_entropy,
     success: Loss = margin,
+    momentum: float = 0.0,
     eot: int = 1,
     batch_size: int | None = None,
     stop: Literal["first", "last"] = "last",
@@ -45,6 +46,8 @@ def bim(
         step_size: length of a step in the units of eps; None for 2.5 eps / steps.
         loss: what is raised.
         success: a margin, positive once the attack succeeded.
+        momentum: weight of the running sum of gradients, in [0, 1]; 0 for none. On a random model
+            it averages over the draws of earlier steps at no cost.
         eot: random draws that each gradient is averaged over.
         batch_size: images in one pass.
         stop: which iterate is returned.
@@ -56,7 +59,14 @@ def bim(
         raise ValueError(f"`steps` must be at least 1, got {steps}")
     search = Search(model, x, y, targets, success, stop == "first")
     last = search.climb(
-        x, threat, loss, steps=steps, step_size=step_size, eot=eot, batch_size=batch_size
+        x,
+        threat,
+        loss,
+        steps=steps,
+        step_size=step_size,
+        momentum=momentum,
+        eot=eot,
+        batch_size=batch_size,
     )
     if stop == "last":
         return last

@@ -22,6 +22,7 @@ def pgd(
     restarts: int = 1,
     loss: Loss = cross_entropy,
     success: Loss = margin,
+    momentum: float = 0.0,
     eot: int = 1,
     batch_size: int | None = None,
     stop: bool = True,
@@ -46,6 +47,8 @@ def pgd(
         restarts: random starts, at least 1.
         loss: what is raised.
         success: a margin, positive once the attack succeeded; candidates are ranked by it.
+        momentum: weight of the running sum of gradients, in [0, 1]; 0 for none. On a random model
+            it averages over the draws of earlier steps at no cost.
         eot: random draws that each gradient is averaged over.
         batch_size: images in one pass.
         stop: let an example leave once it is misclassified (never on a random model).
@@ -63,6 +66,7 @@ def pgd(
             loss,
             steps=steps,
             step_size=step_size,
+            momentum=momentum,
             eot=eot,
             batch_size=batch_size,
         )

@@ -86,12 +86,15 @@ class Search:
         *,
         steps: int,
         step_size: float | None,
+        momentum: float,
         eot: int,
         batch_size: int | None,
     ) -> Images:
         """Take projected steps of steepest ascent from `start`, for the examples that are open.
 
-        Every iterate is offered, the last one too.
+        Every iterate is offered, the last one too. With momentum a step follows the running sum of
+        the gradients, each scaled to a mean size of one (Dong et al. 2018, arXiv:1710.06081,
+        algorithm 1); on a random model that averages over the draws of earlier steps too.
 
         Returns:
             (N, C, H, W) where each example stood last; finished ones where they succeeded.
@@ -99,6 +102,7 @@ class Search:
         size = threat.default_step(steps) if step_size is None else step_size
         objective = aim(loss, self.y, self.targets)
         x_adv, index = start.clone(), self.open
+        memory = torch.zeros_like(start) if momentum else None
         for _ in range(steps):
             if len(index) == 0:
                 return x_adv
@@ -112,6 +116,10 @@ class Search:
             )
             still = self.offer(index, here, slope.logits)
             index, here, gradient = index[still], here[still], slope.gradient[still]
+            if memory is not None:
+                scale = gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+                gradient = momentum * memory[index] + gradient / scale
+                memory[index] = gradient
             ball, clean = threat.select(index), self.x[index]
             length = size[index] if isinstance(size, Tensor) else size
             x_adv[index] = ball.project(here + ball.ascent(gradient, here, clean, length), clean)

@@ -39,6 +39,7 @@ def demo(
         title="Redoubtable demo: a network and a guard on handwritten digits",
         command=done.record["command"],
         timings=done.seconds,
+        arrays=done.arrays,
     )
     if json:
         print_json(done.record)

@@ -20,7 +20,7 @@ from redoubtable.cli.options import (
 from redoubtable.data import load
 from redoubtable.evaluation import SUITES, Settings, guarded
 from redoubtable.evaluation import evaluate as run_evaluation
-from redoubtable.files import make_folder, write_json
+from redoubtable.files import make_folder
 from redoubtable.models import load_model, read_card
 from redoubtable.reports import show, write_page
 from redoubtable.threat import parse_threat
@@ -91,29 +91,25 @@ def evaluate(
         check=check,
         out=out,
         name=model.name,
+        data=f"{name}, test",
+        command=command_line(),
         progress=True,
     )
     timings = {f"{model.name} under {ball}": time.perf_counter() - started}
-    record = {
-        **done.record,
-        "command": command_line(),
-        "data": {**done.record["data"], "name": name},
-    }
     if out is not None:
-        write_json(out / "record.json", record)
-        title = f"{model.name} under {ball}"
         page = write_page(
             out / "index.html",
-            [record],
+            [done.record],
             [done.images],
-            title=title,
-            command=record["command"],
+            title=f"{model.name} under {ball}",
+            command=command_line(),
             timings=timings,
+            arrays=[done.arrays],
         )
     if json:
-        print_json(record)
+        print_json(done.record)
         return
     console = Console()
-    show([record], console, timings=timings)
+    show([done.record], console, timings=timings)
     if out is not None:
         console.print(f"\nPage: {page}\nRecord: {out / 'record.json'}", highlight=False)

@@ -109,7 +109,9 @@ def _measure(
     """Scores and correctness of clean images."""
     scores, correct = [], []
     with torch.no_grad():
-        for images, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
+        for images, labels in zip(
+            torch.split(x, batch_size), torch.split(y, batch_size), strict=True
+        ):
             logits = model(images)
             scores.append(score(images, logits.log_softmax(1)))
             correct.append(logits.argmax(1) == labels)

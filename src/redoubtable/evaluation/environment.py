@@ -9,7 +9,7 @@ import torch
 
 from redoubtable.version import __version__
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "accelerate", "safetensors")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "accelerate", "matplotlib")
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -89,6 +89,8 @@ def evaluate(
     check: bool = True,
     out: Path | str | None = None,
     name: str = "model",
+    data: str = "unnamed",
+    command: str | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Attack a model without and with knowledge of its defense, and report both.
@@ -112,6 +114,8 @@ def evaluate(
         check: run the checks that doubt the result.
         out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
         name: what the model is called in the record.
+        data: what the images are called in the record.
+        command: what a stranger would type to get the record, if there is such a thing.
         progress: show a progress bar.
 
     Returns:
@@ -139,11 +143,12 @@ def evaluate(
             "schema": SCHEMA,
             "kind": "evaluation",
             "name": name,
+            "command": command,
             "threat": str(threat),
             "attacks": list(texts),
             "settings": {**settings.__dict__, "draws": bench.draws},
             "model": summary.describe(model, bench.digest, classes),
-            "data": {"n": len(x), "shape": list(x.shape[1:]), "chunks": len(bench.starts)},
+            "data": {"name": data, "n": len(x), "shape": list(x.shape[1:])},
             **summary.summarise(candidates, y.numpy(), classes, facts.abstains),
         }
         if not plans["static"]:
@@ -197,7 +202,7 @@ def _expect(
     """Tell the progress bar how many chunks are to come."""
     static, adaptive = len(plans["static"]), len(plans["adaptive"])
     total = (1 + static + adaptive) * len(bench.starts)
-    total += len(curve) * (min(static, 1) + adaptive) if curve else 0
+    total += len(curve) * (static + adaptive)
     total += (
         len(RATES) * (adaptive + 1) * len(bench.starts) if bench.facts.abstains and rates else 0
     )
@@ -219,15 +224,10 @@ def _curve(
     seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
     for ball in _radii(threat, factors):
         for view in ("static", "adaptive"):
-            seen[view] += [few.attacked(view, b, ball) for b in _last(plans[view])]
+            seen[view] += [few.attacked(view, b, ball) for b in plans[view]]
         static = seen["static"] if plans["static"] else seen["adaptive"]
         points.append(summary.point(float(ball.eps), static, seen["adaptive"], y, classes))
     return points
-
-
-def _last(attacks: list[BoundAttack]) -> list[BoundAttack]:
-    """The attacks that take steps; single steps add nothing to a curve."""
-    return checks.strongest(attacks)
 
 
 def _radii(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:

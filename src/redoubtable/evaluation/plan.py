@@ -21,6 +21,9 @@ model's facts and parts ask for."""
 EOT_PASSES = 10
 """Network passes that one gradient of a random model is averaged over (Hosseini et al. 2019)."""
 
+MOMENTUM = 0.9
+"""Momentum against a random model: the steps before have seen other draws."""
+
 _LOSSES = ("loss=cross_entropy", "loss=margin")
 """Objectives where no part contributes one: their failures differ, so both are run."""
 
@@ -60,7 +63,7 @@ def adaptive_plan(
 
     Each attack runs once per objective that the parts contribute (else once with cross-entropy and
     once with the margin), unless it names its loss; against a random model its gradients are
-    averaged over draws, unless it says over how many.
+    averaged over draws, and with momentum over steps, unless it says otherwise.
     """
     facts = facts_of(model)
     asked = dict.fromkeys(o for part in parts_of(model) for o in part.objectives())
@@ -74,8 +77,9 @@ def adaptive_plan(
             extras = [_only(o, "success") for o in extras]
         for extra in dict.fromkeys(extras):
             words = dict(p.split("=", 1) for p in extra.split(",") if p)
-            if facts.stochastic and "eot" not in bound.arguments:
+            if facts.stochastic:
                 words["eot"] = str(max(1, EOT_PASSES // facts.passes))
+                words["momentum"] = str(MOMENTUM)
             words = {k: v for k, v in words.items() if k in takes and k not in bound.arguments}
             adapted = ATTACKS.bind(_with(bound, words))
             plan[adapted.text] = adapted

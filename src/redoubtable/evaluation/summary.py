@@ -24,7 +24,7 @@ from redoubtable.evaluation.outcomes import (
     worst_candidate,
 )
 from redoubtable.files import make_folder, write_bytes, write_json
-from redoubtable.parts import facts_of
+from redoubtable.parts import facts_of, parts_of
 from redoubtable.statistics import auc, wilson
 
 ROC_POINTS = 200
@@ -38,6 +38,7 @@ def describe(model: nn.Module, digest: str, classes: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "classes": classes,
         "facts": asdict(facts_of(model)),
+        "thresholds": [asdict(p.threshold) for p in parts_of(model) if isinstance(p, Rejecting)],
     }
 
 
