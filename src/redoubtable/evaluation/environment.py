@@ -9,7 +9,7 @@ import torch
 
 from redoubtable.version import __version__
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "accelerate", "matplotlib")
+_PACKAGES = ("torchvision", "numpy", "scipy", "scikit-learn", "accelerate", "matplotlib")
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -17,7 +17,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     return {
         "redoubtable": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {"torch": torch.__version__} | {name: _version(name) for name in _PACKAGES},
         "device": _accelerator(torch.device(device)),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),

@@ -127,7 +127,7 @@ def resnet56(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.5,
 ) -> nn.Module:
-    """ResNet-56 for CIFAR (He et al. 2016, section 4.2): 0.86 million parameters.
+    """ResNet-56 for CIFAR (He et al. 2016, section 4.2): 0.85 million parameters.
 
     Arguments and errors are those of `resnet20`.
     """
