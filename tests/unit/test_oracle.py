@@ -17,7 +17,7 @@ from redoubtable.losses import LOSSES
 from redoubtable.registry import Entry, settable
 from redoubtable.seeding import seeded
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
-from tests.networks import LinearModel
+from tests.networks import LinearModel, RandomScale
 
 SHAPE = (3, 4, 5)
 DUAL: dict[type[ThreatModel], Callable[[Tensor], Tensor]] = {
@@ -226,6 +226,46 @@ def test_what_a_fast_copy_finds_is_confirmed(kind: type[ThreatModel], precision:
     assert torch.equal(answers(model, near), y)
     far = attack(pgd, quick, x, y, kind(1.1 * distance), steps=100)
     assert (answers(model, far) != y).float().mean() >= 0.9
+
+
+MOMENTUM = [c for c in STEPPING if "momentum" in settable(c.values[0].obj)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("entry", "kind"), MOMENTUM)
+def test_momentum_changes_nothing_where_the_gradient_is_constant(
+    entry: Entry[Any], kind: type[ThreatModel]
+) -> None:
+    model, (x, y, distance) = oracle(kind)
+    near = attack(entry, model, x, y, kind(0.95 * distance), momentum=0.9)
+    assert torch.equal(answers(model, near), y)
+    far = attack(entry, model, x, y, kind(1.05 * distance), momentum=0.9)
+    assert torch.equal(answers(model, far), 1 - y)
+    plain = attack(entry, model, x, y, kind(1.05 * distance))
+    assert torch.allclose(far, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(DUAL), ids=lambda k: k.name)
+def test_momentum_averages_over_the_draws_of_earlier_steps(kind: type[ThreatModel]) -> None:
+    """A single draw's gradient points the wrong way almost half of the time, a sum less often.
+
+    BIM returns its last iterate; PGD would pick one by its own noisy look at it.
+    """
+    entry = ATTACKS["bim"]
+    model, (x, y, distance) = oracle(kind)
+    coin = RandomScale(model, spread=8.0)
+    margin = LOSSES["margin"].obj
+
+    def reached(momentum: float) -> float:
+        found = [
+            attack(
+                entry, coin, x, y, kind(distance), seed=s, loss=margin, steps=30, momentum=momentum
+            )
+            for s in range(5)
+        ]
+        with torch.no_grad():
+            return sum(margin(model(f), y).mean().item() for f in found)
+
+    assert reached(0.95) > reached(0.0)
 
 
 # -- L0: pixels, counted ---------------------------------------------------------------------------

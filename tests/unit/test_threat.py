@@ -449,6 +449,9 @@ def test_the_default_step_is_two_and_a_half_radii_over_the_steps() -> None:
     assert Linf(0.1).default_step(10) == pytest.approx(0.025)
     steps = L2(torch.tensor([1.0, 2.0])).default_step(5)
     assert steps.tolist() == pytest.approx([0.5, 1.0])  # type: ignore[union-attr]
+    # Pixels go by at least an eighth of them: single exchanges stop too early.
+    assert L0(16).default_step(100) == pytest.approx(2)
+    assert L0(16).default_step(10) == pytest.approx(4)
     with pytest.raises(ValueError, match="step_size"):
         Linf(math.inf).default_step(10)
     with pytest.raises(ValueError, match="step_size"):
