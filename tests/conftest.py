@@ -12,6 +12,9 @@ from torch import nn
 
 from tests.networks import RandomScale, blobs, small_net
 
+# Small networks gain nothing from a second thread, and the tests run in one process per core.
+torch.set_num_threads(1)
+
 # The same examples on every run: a failure must be there again when it is looked for.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

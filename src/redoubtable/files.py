@@ -1,6 +1,7 @@
 """Files that are either whole or not there: atomic writes, sealed contents, digests."""
 
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -11,6 +12,9 @@ import torch
 from torch import nn
 
 _SEAL = b"redoubtable-sealed-1\n"
+_MODULE = frozenset(vars(nn.Module()))
+"""What every module has: hooks and flags, some of them named by where they lie in memory."""
+_PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 
 
 def make_folder(folder: Path) -> Path:
@@ -102,8 +106,36 @@ def digest_tensors(*tensors: torch.Tensor) -> str:
     return total.hexdigest()[:16]
 
 
+def digest_code(*objects: object) -> str:
+    """Return a SHA-256 (first 16 hex digits) of the source of functions and classes.
+
+    What has no source to read, as a function typed into a console, counts by its name.
+    """
+    texts = []
+    for one in objects:
+        try:
+            texts.append(inspect.getsource(one))  # type: ignore[arg-type]
+        except (OSError, TypeError):
+            texts.append(getattr(one, "__qualname__", repr(type(one))))
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
 def digest_model(model: nn.Module) -> str:
-    """Return a SHA-256 (first 16 hex digits) of a model's structure, parameters and buffers."""
-    state = model.state_dict()
-    values = digest_tensors(*(state[k] for k in sorted(state)))
-    return hashlib.sha256(f"{model!r}{sorted(state)}{values}".encode()).hexdigest()[:16]
+    """Return a SHA-256 (first 16 hex digits) of all that a model computes with.
+
+    Its structure, the source of its classes, plain attributes such as a rate, parameters, and
+    buffers, those too that are not saved.
+    """
+    total = hashlib.sha256(repr(model).encode())
+    for name, module in model.named_modules():
+        own = {k: v for k, v in sorted(vars(module).items()) if k not in _MODULE}
+        plain = {k: v for k, v in own.items() if isinstance(v, _PLAIN)}
+        total.update(f"{name} {type(module).__qualname__} {plain}".encode())
+        tensors = {**module._parameters, **module._buffers}
+        tensors |= {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
+        for key, value in sorted(tensors.items()):
+            total.update(f"{key} {'' if value is None else digest_tensors(value)}".encode())
+    classes = dict.fromkeys(type(m) for m in model.modules())
+    ours = [c for c in classes if not c.__module__.startswith("torch.")]
+    total.update(digest_code(*ours).encode())
+    return total.hexdigest()[:16]

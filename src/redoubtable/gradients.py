@@ -7,7 +7,6 @@ approximation (BPDA, the same authors) stand here once; no attack has its own.
 import copy
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from redoubtable.losses import Objective
 from redoubtable.parts import Part
+from redoubtable.seeding import seeded
 from redoubtable.types import Images, Logits
 
 
@@ -33,6 +33,12 @@ class Slope:
     gradient: Tensor
     loss: Tensor
     logits: Logits
+
+
+_NO_GRADIENT = (
+    "the model's output has no gradient to its input; a part that breaks the graph must name a "
+    "surrogate (see redoubtable.gradients.bpda)"
+)
 
 
 def input_gradient(
@@ -70,11 +76,10 @@ def input_gradient(
             out = model(images)
             value = objective(out, part)
             if not value.requires_grad:
-                raise ValueError(
-                    "the model's output has no gradient to its input; a part that breaks the graph "
-                    "must name a surrogate (see redoubtable.gradients.bpda)"
-                )
-            (slope,) = torch.autograd.grad(value.sum(), images)
+                raise ValueError(_NO_GRADIENT)
+            (slope,) = torch.autograd.grad(value.sum(), images, allow_unused=True)
+        if slope is None:
+            raise ValueError(_NO_GRADIENT)
         if eot == 1 and len(part) == n:
             return Slope(slope, value.detach().to(x.dtype), out.detach())
         if logits is None:
@@ -175,14 +180,21 @@ def fast_copy(model: nn.Module, x: Images, precision: Literal["fp32", "bf16"] = 
             confirmed on the exact model, which the attacks do.
     """
     copied = copy.deepcopy(model).eval().requires_grad_(False)
-    with _inputs_of_networks(copied, x[:2]) as inputs:
-        networks = list(inputs)
-    for network in networks:
-        joined = _fold(network, inputs[network])
-        if precision == "bf16":
-            joined = _LowPrecision(joined)
-        copied = _swap(copied, network, joined)
-    return FastCopy(copied.to(memory_format=torch.channels_last), model)
+    with seeded("fast copy"):
+        for network, seen in _inputs_of_networks(copied, x[:2].clone()).items():
+            joined = _fold(network, seen)
+            if precision == "bf16":
+                joined = _LowPrecision(joined)
+            copied = _swap(copied, network, joined)
+    for module in copied.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    quick = FastCopy(copied, model)
+    for module in quick.modules():
+        # Not eval(): a module of the user's may refuse it, and its copy must do the same.
+        if isinstance(module, _OURS) or type(module) is nn.Module:
+            module.training = False
+    return quick
 
 
 _SUMS = (operator.add, torch.add)
@@ -210,23 +222,22 @@ def _networks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _networks(child)
 
 
-@contextmanager
-def _inputs_of_networks(model: nn.Module, x: Images) -> Iterator[dict[nn.Module, Tensor]]:
+def _inputs_of_networks(model: nn.Module, x: Images) -> dict[nn.Module, Tensor]:
     """What each of the networks inside sees when `x` is shown to the model."""
     seen: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if len(arguments) == 1 and isinstance(arguments[0], Tensor):
-            seen.setdefault(module, arguments[0].detach())
+            seen.setdefault(module, arguments[0].detach().clone())
 
     hooks = [m.register_forward_pre_hook(keep) for m in dict.fromkeys(_networks(model))]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
             model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    yield seen
+    return seen
 
 
 def _fold(network: nn.Module, x: Tensor) -> nn.Module:
@@ -243,7 +254,21 @@ def _fold(network: nn.Module, x: Tensor) -> nn.Module:
     _relu_in_place(traced, modules)
     traced.graph.lint()
     traced.recompile()
-    return traced if _same(network, traced, x) else network
+    try:
+        return traced if _steady(network, x) and _same(network, traced, x) else network
+    except (RuntimeError, AttributeError, TypeError):
+        # Without a tensor output or without a gradient there is nothing to compare: no folding.
+        return network
+
+
+def _steady(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network answers every time alike; tracing would freeze one of its draws.
+
+    Thirty looks: of a coin inside, all alike once in a billion.
+    """
+    with torch.no_grad():
+        first = network(x)
+        return all(torch.equal(first, network(x)) for _ in range(30))
 
 
 def _same(network: nn.Module, traced: nn.Module, x: Tensor) -> bool:
@@ -292,7 +317,7 @@ def _relu_in_place(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> Non
         free = isinstance(modules.get(str(before.target)), nn.Conv2d) or before.target in _SUMS
         if free and isinstance(modules.get(str(node.target)), nn.ReLU):
             users = [modules.get(str(user.target)) for user in node.users]
-            owned = len(users) > 1 or isinstance(users[0], nn.Conv2d)
+            owned = len(users) > 1 or any(isinstance(user, nn.Conv2d) for user in users)
             lean = _LeanReLU() if owned else nn.ReLU(inplace=True)
             traced.set_submodule(str(node.target), lean)
 
@@ -325,13 +350,16 @@ class _Lean(torch.autograd.Function):
         return gradient
 
 
+_OURS = (FastCopy, _LowPrecision, _LeanReLU, fx.GraphModule, nn.ReLU)
+
+
 def _swap(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """The tree with one submodule put in another's place, everywhere it stands."""
     if root is old:
         return new
-    for name, child in root.named_children():
+    for name, child in list(root._modules.items()):  # named_children names a shared child once
         if child is old:
             setattr(root, name, new)
-        elif child is not new:
+        elif child is not None and child is not new:
             _swap(child, old, new)
     return root

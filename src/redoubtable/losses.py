@@ -14,6 +14,8 @@ from redoubtable.registry import Registry
 from redoubtable.types import Labels, Logits, Loss
 
 LOSSES: Registry[Loss] = Registry("loss")
+"""Facts: `success`, positive exactly where the attack succeeded, so that candidates can be ranked
+by it; `abstains`, for models with a rejection only."""
 Objective = Callable[[Logits, Tensor], Tensor]
 """(M, K) logits and the (M,) indices of their images to (M,) values that the attacker raises."""
 
@@ -28,30 +30,36 @@ def _own(logits: Logits, y: Labels) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1)
 
 
-@LOSSES.register("cross_entropy")
+@LOSSES.register("cross_entropy", success=False, abstains=False)
 def cross_entropy(logits: Logits, y: Labels) -> Tensor:
     """Cross-entropy, -log softmax(z)_y."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
-@LOSSES.register("margin")
+@LOSSES.register("margin", success=True, abstains=False)
 def margin(logits: Logits, y: Labels) -> Tensor:
     """Margin max_{i != y} z_i - z_y: positive exactly where the image is misclassified."""
     return _best_other(logits, y) - _own(logits, y)
 
 
-@LOSSES.register("dlr")
+@LOSSES.register("dlr", success=False, abstains=False)
 def dlr(logits: Logits, y: Labels) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020, eq. 6), margin / (z_1 - z_3).
 
-    It ignores the scale of the logits. With two classes there is no third logit and the gap of the
-    two takes its place.
+    It ignores the scale of the logits. Towards a target it is their equation 7,
+    (z_t - z_y) / (z_1 - (z_3 + z_4) / 2).
+
+    Raises:
+        ValueError: there are fewer than three logits (towards a target, four): the ratio of fewer
+            is constant and gives no gradient.
     """
-    ranked = logits.topk(min(3, logits.shape[1]), dim=1).values
+    if logits.shape[1] < 3:
+        raise ValueError(f"`loss=dlr` needs three classes, got {logits.shape[1]}; use margin")
+    ranked = logits.topk(3, dim=1).values
     return margin(logits, y) / (ranked[:, 0] - ranked[:, -1] + 1e-12)
 
 
-@LOSSES.register("carlini_wagner")
+@LOSSES.register("carlini_wagner", success=False, abstains=False)
 def carlini_wagner(logits: Logits, y: Labels) -> Tensor:
     """Margin that stops growing at 0, min(margin, 0) (Carlini & Wagner 2017, f_6 with kappa 0).
 
@@ -61,7 +69,7 @@ def carlini_wagner(logits: Logits, y: Labels) -> Tensor:
     return margin(logits, y).clamp_max(0)
 
 
-@LOSSES.register("evasion_margin")
+@LOSSES.register("evasion_margin", success=True, abstains=True)
 def evasion_margin(logits: Logits, y: Labels) -> Tensor:
     """Margin against a model that may abstain: max_{i != y, i < K} z_i - max(z_y, z_K).
 
@@ -72,7 +80,7 @@ def evasion_margin(logits: Logits, y: Labels) -> Tensor:
     return _best_other(logits, y, reject) - torch.maximum(_own(logits, y), logits[:, reject])
 
 
-@LOSSES.register("evasion_confidence")
+@LOSSES.register("evasion_confidence", success=False, abstains=True)
 def evasion_confidence(logits: Logits, y: Labels) -> Tensor:
     """Log-probability of the likeliest wrong class, rejection left out: max_{i != y} log p_i.
 
@@ -82,15 +90,27 @@ def evasion_confidence(logits: Logits, y: Labels) -> Tensor:
     return _best_other(logits[:, :-1].log_softmax(1), y)
 
 
-def _target_confidence(logits: Logits, targets: Labels) -> Tensor:
-    return -_own(logits[:, :-1].log_softmax(1), targets)
+def _dlr_to_target(logits: Logits, y: Labels, targets: Labels) -> Tensor:
+    if logits.shape[1] < 4:
+        raise ValueError(
+            f"`loss=dlr` needs four classes towards a target, got {logits.shape[1]}; use margin"
+        )
+    ranked = logits.topk(4, dim=1).values
+    return (_own(logits, targets) - _own(logits, y)) / (
+        ranked[:, 0] - ranked[:, 2:].mean(1) + 1e-12
+    )
 
 
-_TARGETED: dict[Loss, Loss] = {
+_TARGETED: dict[Loss, Callable[[Logits, Labels, Labels], Tensor]] = {
+    dlr: _dlr_to_target,
+    # Until the target is the answer the shortfall counts, then nothing.
+    carlini_wagner: lambda z, y, t: -margin(z, t).clamp_min(0),
     # To be taken for the target, an image must beat the rejection like any other class.
-    evasion_margin: margin,
-    evasion_confidence: _target_confidence,
+    evasion_margin: lambda z, y, t: -margin(z, t),
+    evasion_confidence: lambda z, y, t: _own(z[:, :-1].log_softmax(1), t),
 }
+"""What is raised towards a target, of logits, true labels and targets; where a loss is not here, it
+is minus the loss of the target."""
 
 
 def aim(loss: Loss, y: Labels, targets: Labels | None) -> Objective:
@@ -106,5 +126,33 @@ def aim(loss: Loss, y: Labels, targets: Labels | None) -> Objective:
     """
     if targets is None:
         return lambda logits, index: loss(logits, y[index])
-    wanted, form = targets, _TARGETED.get(loss, loss)
-    return lambda logits, index: -form(logits, wanted[index])
+    goal = targets
+    if loss in _TARGETED:
+        form = _TARGETED[loss]
+        return lambda logits, index: form(logits, y[index], goal[index])
+    return lambda logits, index: -loss(logits, goal[index])
+
+
+def check_losses(abstains: bool, *, loss: Loss | None = None, success: Loss | None = None) -> None:
+    """Refuse registered losses that would disarm an attack in silence; others are the caller's.
+
+    Args:
+        abstains: whether the attacked model has a rejection.
+        loss: what is raised.
+        success: what candidates are ranked by.
+
+    Raises:
+        ValueError: `success` is no margin, or a loss needs a rejection that the model lacks.
+    """
+    for word, one in (("loss", loss), ("success", success)):
+        name = None if one is None else LOSSES.name_of(one)
+        if name is None:
+            continue
+        facts = LOSSES[name].facts
+        if word == "success" and not facts["success"]:
+            raise ValueError(
+                f"`success={name}` is not positive just where an attack succeeded; use margin, or "
+                "evasion_margin for a model that abstains"
+            )
+        if facts["abstains"] and not abstains:
+            raise ValueError(f"`{word}={name}` is for models that abstain; use margin")

@@ -7,6 +7,7 @@ out. Everything else in the package asks `facts_of(model)` and never a defense's
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -81,17 +82,21 @@ def facts_of(model: nn.Module) -> Facts:
     )
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """Return `model` with every part taken out: what a static attack sees.
+def bare(model: nn.Module, takes: Callable[[Part], bool] = lambda part: True) -> nn.Module:
+    """Return `model` with parts taken out: what a static attack sees.
 
     Parameters and buffers are shared with `model`, which itself is left as it is.
+
+    Args:
+        model: any composition.
+        takes: which parts to take out; all by default.
     """
-    if isinstance(model, Part):
-        return bare(model.undefended())
-    if not parts_of(model):
+    if isinstance(model, Part) and takes(model):
+        return bare(model.undefended(), takes)
+    if not any(takes(part) for part in parts_of(model)):
         return model
     stripped = copy.copy(model)
-    stripped._modules = {n: bare(m) if m else m for n, m in model._modules.items()}
+    stripped._modules = {n: bare(m, takes) if m else m for n, m in model._modules.items()}
     if isinstance(stripped, nn.Sequential):
         rest = [m for m in stripped if not isinstance(m, nn.Identity)]
         if len(rest) == 1:

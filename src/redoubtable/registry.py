@@ -148,11 +148,17 @@ def settable(obj: Any) -> dict[str, Any]:
     target = obj.__init__ if inspect.isclass(obj) else obj
     hints = typing.get_type_hints(target)
     parameters = inspect.signature(target).parameters.values()
-    return {
-        p.name: hints.get(p.name, str)
+    annotated = {
+        p.name: hints.get(p.name, _type_of(p.default))
         for p in parameters
-        if p.default is not p.empty and _readable(hints.get(p.name, str))
+        if p.default is not p.empty
     }
+    return {name: annotation for name, annotation in annotated.items() if _readable(annotation)}
+
+
+def _type_of(default: Any) -> Any:
+    """What a parameter takes that does not say it: what its default is."""
+    return Callable[..., Any] if callable(default) else type(default)
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

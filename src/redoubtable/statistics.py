@@ -100,7 +100,8 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
 def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) -> Proportion:
     """Return the area under the ROC curve with its interval; ties count half.
 
-    The interval is the normal one with the variance of Hanley & McNeil (1982), cut to [0, 1].
+    The interval is the normal one with the variance of Hanley & McNeil (1982), cut to [0, 1], and
+    never narrower than Wilson's for a share of the smaller group.
 
     Args:
         negatives: (N,) scores of clean images.
@@ -119,4 +120,8 @@ def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) ->
     spread = (len(high) - 1) * (q1 - area**2) + (len(low) - 1) * (q2 - area**2)
     error = math.sqrt((area * (1 - area) + spread) / (len(low) * len(high)))
     half = float(stats.norm.ppf((1 + confidence) / 2)) * error
-    return Proportion(area, len(high), max(0.0, area - half), min(1.0, area + half))
+    # The normal interval shrinks to nothing at 0 and 1; the smaller group says how little is known.
+    fewest = min(len(low), len(high))
+    floor = wilson(area * fewest, fewest, confidence)
+    least, most = min(area - half, floor.low), max(area + half, floor.high)
+    return Proportion(area, len(high), max(0.0, least), min(1.0, most))

@@ -137,7 +137,9 @@ class ThreatModel(ABC):
     @final
     def select(self, index: Tensor) -> Self:
         """Return the threat for some of the images: per-image radii are indexed, a float stays."""
-        return replace(self, eps=self.eps[index]) if isinstance(self.eps, Tensor) else self
+        if not isinstance(self.eps, Tensor):
+            return self
+        return replace(self, eps=self.eps[index.to(self.eps.device)])
 
     @final
     def scaled(self, factor: float) -> Self:
@@ -160,8 +162,10 @@ class ThreatModel(ABC):
         """Write it as `parse_threat` reads it, 8-bit steps as n/255 where that is shorter."""
         if isinstance(self.eps, Tensor):
             return f"{self.name}:per-image"
-        plain, steps = f"{self.eps:.6g}", f"{round(self.eps * 255, 6):g}/255"
-        return f"{self.name}:{steps if len(steps) < len(plain) else plain}"
+        rounded, steps = f"{self.eps:.6g}", f"{round(self.eps * 255, 6):g}/255"
+        plain = rounded if float(rounded) == self.eps else f"{self.eps!r}"
+        short = len(steps) < len(plain) and read_number(steps) == self.eps
+        return f"{self.name}:{steps if short else plain}"
 
 
 def _column(values: Tensor | float, like: Tensor) -> Tensor | float:
@@ -186,10 +190,10 @@ class Linf(ThreatModel):
         return delta.flatten(1).abs().amax(1)
 
     def clip(self, delta: Tensor) -> Tensor:  # noqa: D102
-        eps = _column(self.eps, delta)
-        if isinstance(eps, Tensor):
+        if isinstance(self.eps, Tensor):
+            eps = self.radius(delta).view(-1, 1, 1, 1)
             return torch.maximum(torch.minimum(delta, eps), -eps)
-        return delta.clamp(-eps, eps)
+        return delta.clamp(-self.eps, self.eps)
 
     def noise(self, x: Tensor) -> Tensor:  # noqa: D102
         limit = _column(self.radius(x).clamp_max(1), x)
@@ -280,7 +284,7 @@ class L1(ThreatModel):
     ) -> Tensor:
         room = torch.where(gradient > 0, 1 - x_adv, x_adv).flatten(1)
         order = _free(gradient, x_adv).flatten(1).abs().sort(dim=1, descending=True)
-        budget = self.radius(x) * 0 + size if isinstance(size, float) else size.to(x)
+        budget = size.to(x) if isinstance(size, Tensor) else x.new_full((len(x),), size)
         room = room.gather(1, order.indices) * (order.values > 0)
         before = room.cumsum(1) - room
         spent = torch.minimum((budget[:, None] - before).clamp_min(0), room)
@@ -331,8 +335,13 @@ class L0(ThreatModel):
         now = (gradient * (x_adv - x)).sum(1).flatten(1)
         best = (gradient * (corner - x)).sum(1).flatten(1)
         amount = size.to(x) if isinstance(size, Tensor) else x.new_full((len(x),), size)
-        move = _top(best - now, amount.ceil()) & (best > now)
         changed = (x_adv != x).any(1).flatten(1)
+        # Once the budget is full, a new pixel takes the place of the one that is worth least.
+        cheapest = now.masked_fill(~changed, math.inf).amin(1)
+        full = changed.sum(1) >= self.radius(x)
+        replaced = torch.where(full, cheapest, 0.0)[:, None]
+        better = best - torch.where(changed, now, replaced)
+        move = _top(better, amount.ceil()) & (better > 0)
         # Unchanged pixels are worth nothing and must not push out one with a small loss first.
         worth = torch.where(move, best, now).masked_fill(~(move | changed), -math.inf)
         keep = self._largest(worth, x)

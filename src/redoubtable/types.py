@@ -26,14 +26,14 @@ def check_images(x: Tensor, name: str = "x") -> None:
     """Refuse what is not a batch of images.
 
     Raises:
-        TypeError: `x` is no floating-point tensor.
+        TypeError: `x` is no float32 or float64 tensor.
         ValueError: `x` is not (N, C, H, W), is empty, has NaN or infinite values, or leaves [0, 1].
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
-            f"`{name}` must be a floating-point tensor in [0, 1], got {kind}; "
-            "divide 8-bit images by 255"
+            f"`{name}` must be a float32 or float64 tensor in [0, 1], got {kind}; "
+            "divide 8-bit images by 255, and convert others with x.float()"
         )
     if x.ndim != 4 or x.shape[0] == 0:
         raise ValueError(

@@ -49,7 +49,7 @@ def test_evaluate_prints_both_views_and_writes_record_and_page(model: Path, tmp_
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert {r["view"] for r in record["rows"]} == {"static", "adaptive"}
     assert record["data"]["n"] == 24 and record["threat"] == "Linf:0.1"
-    assert record["command"].startswith("redoubt ")
+    assert record["command"].startswith("redoubt")
     page = (tmp_path / "run" / "index.html").read_text()
     assert "static" in page and "adaptive" in page
     assert "adaptive" in done.output

@@ -201,7 +201,7 @@ def test_the_other_outputs_are_the_models_log_probabilities(x: Tensor) -> None:
         assert torch.allclose(out[:, 4] - out[:, :4].amax(1), score - 0.5, atol=2e-5)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.8, 1.2, math.inf, -math.inf])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.8, 1.2, 1e6, -1e6])
 def test_the_evasion_margin_agrees_with_what_the_guard_answers(threshold: float) -> None:
     model, x = Rejecting(small_net(), Entropy(), threshold), blobs(100, seed=6)
     y = torch.arange(100) % 4
@@ -210,7 +210,7 @@ def test_the_evasion_margin_agrees_with_what_the_guard_answers(threshold: float)
     answers = out.argmax(1)
     evaded = (answers != y) & (answers != 4)
     assert torch.equal(evasion_margin(out, y) > 0, evaded)
-    if math.isinf(threshold):
+    if abs(threshold) == 1e6:
         assert bool((answers == 4).all()) == (threshold < 0)
 
 

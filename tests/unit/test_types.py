@@ -15,9 +15,7 @@ def changed(value: float) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize(
-    "x", [torch.rand(1, 3, 4, 4), torch.zeros(2, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).half()]
-)
+@pytest.mark.parametrize("x", [torch.rand(1, 3, 4, 4), torch.zeros(2, 1, 1, 1).double()])
 def test_images_in_the_box_pass(x: torch.Tensor) -> None:
     check_images(x)
 

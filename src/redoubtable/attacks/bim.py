@@ -55,18 +55,9 @@ def bim(
     Returns:
         (N, C, H, W) legal images.
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}")
-    search = Search(model, x, y, targets, success, stop == "first")
+    search = Search(model, x, y, targets, success, stop == "first", batch_size)
     last = search.climb(
-        x,
-        threat,
-        loss,
-        steps=steps,
-        step_size=step_size,
-        momentum=momentum,
-        eot=eot,
-        batch_size=batch_size,
+        search.x, threat, loss, steps=steps, step_size=step_size, momentum=momentum, eot=eot
     )
     if stop == "last":
         return last

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from redoubtable.attacks.registry import ATTACKS
 from redoubtable.gradients import input_gradient
-from redoubtable.losses import Objective, aim, cross_entropy
+from redoubtable.losses import Objective, aim, check_losses, cross_entropy
 from redoubtable.parts import facts_of
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
@@ -50,11 +50,14 @@ def fgsm(
     """
     if not bool(threat.radius(x).isfinite().all()):
         raise ValueError("fgsm takes one step of the whole radius; give a finite `eps`")
+    x = x.detach()
+    abstains = facts_of(model).abstains
+    check_losses(abstains, loss=loss)
     objective = aim(loss, y, targets)
     if label == "predicted":
         if targets is not None:
             raise ValueError("`label='predicted'` has no meaning with `targets`; leave one out")
-        objective = _from_own_answer(loss, facts_of(model).abstains)
+        objective = _from_own_answer(loss, abstains)
     slope = input_gradient(model, x, objective, eot=eot, batch_size=batch_size)
     return threat.project(x + threat.ascent(slope.gradient, x, x, threat.radius(x)), x)
 

@@ -56,9 +56,10 @@ def pgd(
     Returns:
         (N, C, H, W) legal images: of each example the iterate of largest `success`.
     """
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"`steps` and `restarts` must be at least 1, got {steps} and {restarts}")
-    search = Search(model, x, y, targets, success, stop)
+    if restarts < 1:
+        raise ValueError(f"`restarts` must be at least 1, got {restarts}")
+    x = x.detach()
+    search = Search(model, x, y, targets, success, stop, batch_size)
     for _ in range(restarts):
         search.climb(
             threat.sample(x),
@@ -68,6 +69,5 @@ def pgd(
             step_size=step_size,
             momentum=momentum,
             eot=eot,
-            batch_size=batch_size,
         )
     return search.best

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from redoubtable.gradients import exact_model, input_gradient
-from redoubtable.losses import aim
+from redoubtable.losses import aim, check_losses
 from redoubtable.parts import facts_of
 from redoubtable.threat import ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
+
+MOST_STEPS = 1_000_000
 
 
 class Search:
@@ -26,6 +28,7 @@ class Search:
         targets: (N,) classes to be taken for, or None.
         success: what candidates are ranked by.
         stop: let finished examples leave.
+        batch_size: images in one pass.
     """
 
     def __init__(
@@ -36,9 +39,14 @@ class Search:
         targets: Labels | None,
         success: Loss,
         stop: bool,
+        batch_size: int | None = None,
     ) -> None:
         facts = facts_of(model)
+        check_losses(facts.abstains, success=success)
+        x = x.detach()
         self.model, self.x, self.y, self.targets = model, x, y, targets
+        self.batch_size = batch_size
+        self._abstains = facts.abstains
         self.best = x.clone()
         self.value = x.new_full((len(x),), -torch.inf)
         self.finished = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -68,8 +76,7 @@ class Search:
             # What the copy takes for a success counts with the value that the exact model gives it.
             claimed = (value > 0).nonzero().squeeze(1)
             if len(claimed):
-                with torch.no_grad():
-                    true = self._exact(candidates[claimed])
+                true = self._look(candidates[claimed], 1, self._exact)
                 value = value.index_put((claimed,), self._rank(true, index[claimed]).to(value))
         better = value > self.value[index]
         self.best[index[better]] = candidates[better]
@@ -88,7 +95,6 @@ class Search:
         step_size: float | None,
         momentum: float,
         eot: int,
-        batch_size: int | None,
     ) -> Images:
         """Take projected steps of steepest ascent from `start`, for the examples that are open.
 
@@ -99,6 +105,13 @@ class Search:
         Returns:
             (N, C, H, W) where each example stood last; finished ones where they succeeded.
         """
+        check_losses(self._abstains, loss=loss)
+        if step_size is not None and not step_size > 0:
+            raise ValueError(f"`step_size` must be positive, got {step_size}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"`momentum` must lie in [0, 1], got {momentum}")
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"`steps` must lie in 1 to {MOST_STEPS:,}, got {steps}")
         size = threat.default_step(steps) if step_size is None else step_size
         objective = aim(loss, self.y, self.targets)
         x_adv, index = start.clone(), self.open
@@ -112,7 +125,7 @@ class Search:
                 here,
                 lambda z, i, origin=origin: objective(z, origin[i]),  # type: ignore[misc]
                 eot=eot,
-                batch_size=batch_size,
+                batch_size=self.batch_size,
             )
             still = self.offer(index, here, slope.logits)
             index, here, gradient = index[still], here[still], slope.gradient[still]
@@ -121,17 +134,15 @@ class Search:
                 gradient = momentum * memory[index] + gradient / scale
                 memory[index] = gradient
             ball, clean = threat.select(index), self.x[index]
-            length = size[index] if isinstance(size, Tensor) else size
+            length = size[index.to(size.device)] if isinstance(size, Tensor) else size
             x_adv[index] = ball.project(here + ball.ascent(gradient, here, clean, length), clean)
         if len(index):
-            self.offer(index, x_adv[index], self._look(x_adv[index], eot, batch_size))
+            self.offer(index, x_adv[index], self._look(x_adv[index], eot))
         return x_adv
 
-    def _look(self, x: Images, draws: int, batch_size: int | None) -> Logits:
-        """The model's logits, averaged over draws, without a gradient."""
+    def _look(self, x: Images, draws: int, model: nn.Module | None = None) -> Logits:
+        """The logits of a model, averaged over draws, without a gradient."""
+        parts = torch.split(x, self.batch_size or len(x))
         with torch.no_grad():
-            looks = [
-                torch.cat([self.model(part) for part in torch.split(x, batch_size or len(x))])
-                for _ in range(draws)
-            ]
+            looks = [torch.cat([(model or self.model)(p) for p in parts]) for _ in range(draws)]
         return torch.stack(looks).mean(0) if draws > 1 else looks[0]

@@ -1,6 +1,7 @@
 """One line for every mistake a user can make."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ BAD_INPUT = 2
 def one_line_errors(command: Command) -> Command:
     """Turn errors of input into one line on the error stream and exit code 2.
 
-    Anything else is a bug of ours and keeps its traceback.
+    With REDOUBT_TRACEBACK set they keep their traceback, for whoever looks for a bug.
     """
 
     @functools.wraps(command)
@@ -22,10 +23,12 @@ def one_line_errors(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except (ValueError, TypeError, OSError) as error:
+            if os.environ.get("REDOUBT_TRACEBACK"):
+                raise
             print(f"redoubt: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt:
-            print("redoubt: stopped; the same command goes on from here", file=sys.stderr)
+            print("redoubt: stopped; with --out the same command goes on", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return guarded  # type: ignore[return-value]

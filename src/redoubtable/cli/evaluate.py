@@ -64,8 +64,6 @@ def evaluate(
         redoubt evaluate runs/sub --threat L0:20 --defense subsample:rate=0.9 --defense vote
         redoubt evaluate runs/cifar --threat Linf:8/255 --attack pgd:steps=100,restarts=5 --out r1
     """
-    if out is not None:
-        make_folder(out)
     ball = parse_threat(threat)
     settings = Settings(
         draws=draws,
@@ -78,6 +76,8 @@ def evaluate(
     x, y = load(name, "test", root=root, limit=limit)
     held_out = load(name, "validation", root=root) if defense else None
     target = guarded(network, defense or [], held_out, seed)
+    if out is not None:
+        make_folder(out)
     started = time.perf_counter()
     done = run_evaluation(
         target,

@@ -26,12 +26,13 @@ def device_of(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and name.partition(":")[0] != "cuda":
+        raise ValueError(f"unknown device {name!r}; write auto, cpu, cuda or cuda:1")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"unknown device {name!r}; write auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"no CUDA device here for --device {name}; write --device cpu")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"there is no device {name} here; write --device cpu") from None
     return device
 
 

@@ -31,8 +31,8 @@ def subsample(x: Images, rate: float | Tensor, granularity: Granularity = "eleme
         ValueError: the rate leaves [0, 1] or is not one per image.
     """
     if isinstance(rate, Tensor):
-        if rate.shape != (len(x),):
-            raise ValueError(f"`rate` must be ({len(x)},), got {tuple(rate.shape)}")
+        if rate.shape != (len(x),) or not bool(((rate >= 0) & (rate <= 1)).all()):
+            raise ValueError(f"`rate` must be ({len(x)},) and in [0, 1], got {rate}")
         rate = rate.to(x).view(-1, 1, 1, 1)
     else:
         check_rate(rate)

@@ -48,6 +48,12 @@ class Rejecting(Part):
         reject = log_p.amax(1) + excess + nudge
         return torch.cat([log_p, reject[:, None]], 1)
 
+    def scores(self, x: Images, batch_size: int) -> Tensor:
+        """Return (N,) scores, exactly those that `forward` compares with the threshold."""
+        with torch.no_grad():
+            parts = torch.split(x, batch_size)
+            return torch.cat([self.score(p, self.model(p).log_softmax(1)) for p in parts])
+
     def undefended(self) -> nn.Module:
         """Return the model that never abstains."""
         return self.model
@@ -108,11 +114,13 @@ def _measure(
 ) -> tuple[Tensor, Tensor]:
     """Scores and correctness of clean images."""
     scores, correct = [], []
+    device = next((p.device for p in model.parameters()), x.device)
     with torch.no_grad():
         for images, labels in zip(
             torch.split(x, batch_size), torch.split(y, batch_size), strict=True
         ):
-            logits = model(images)
-            scores.append(score(images, logits.log_softmax(1)))
-            correct.append(logits.argmax(1) == labels)
+            there = images.to(device)
+            logits = model(there)
+            scores.append(score(there, logits.log_softmax(1)).cpu())
+            correct.append(logits.argmax(1).cpu() == labels.cpu())
     return torch.cat(scores), torch.cat(correct)

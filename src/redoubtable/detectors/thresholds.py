@@ -30,8 +30,8 @@ class Threshold:
 
     def __post_init__(self) -> None:
         """Refuse a threshold that rejects by accident."""
-        if math.isnan(self.value):
-            raise ValueError("a threshold must be a number, got NaN")
+        if not math.isfinite(self.value):
+            raise ValueError(f"a threshold must not be NaN or infinite, got {self.value}")
 
 
 def _check(scores: Tensor, level: float) -> None:
@@ -74,7 +74,7 @@ def by_accuracy_loss(
 
     Returns:
         The threshold; if even without rejections the accuracy is below the demand, one that
-        rejects nothing here.
+        rejects nothing here, and if nothing is demanded, the smallest score.
 
     Raises:
         ValueError: scores are not finite, lengths differ, or `loss` is not in [0, 1).

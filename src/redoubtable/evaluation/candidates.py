@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from redoubtable.attacks import ATTACKS
 from redoubtable.evaluation.journal import Arrays, Journal
 from redoubtable.evaluation.outcomes import look
 from redoubtable.evaluation.passes import Passes, counted
 from redoubtable.evaluation.plan import BoundAttack
-from redoubtable.files import digest_model, digest_tensors
+from redoubtable.files import digest_code, digest_model, digest_tensors
 from redoubtable.gradients import FastCopy, fast_copy
 from redoubtable.parts import bare, facts_of
 from redoubtable.registry import settable
@@ -169,8 +170,11 @@ class Bench:
         self, view: View, attack: str, threat: ThreatModel | None, number: int
     ) -> Mapping[str, Any]:
         s = self.settings
+        code = digest_code(ATTACKS.bind(attack).entry.obj) if attack else ""
         return {
             "model": self.digest,
+            "code": code,
+            "device": str(self.device),
             "data": self._data[number],
             "start": self.starts[number],
             "view": view,
@@ -198,7 +202,7 @@ class Bench:
         name = (s.seed, view, attack, threat and threat.key, start)
         copies = () if view == "clean" else (self._copy(view), self._copy(view).exact)
         with counted(*copies) as passes, seeded("attack", *name):
-            x_adv = run(x, y, ball)
+            x_adv = run(x.clone(), y.clone(), ball)
         if ball is not None:
             _check_legal(attack, x_adv, x, ball)
         passes_per_image = max(1, s.batch_size // self.facts.passes)

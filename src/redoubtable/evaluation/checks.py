@@ -16,6 +16,7 @@ from redoubtable.attacks import ATTACKS
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
 from redoubtable.evaluation.outcomes import Flags, defended
 from redoubtable.evaluation.plan import BoundAttack
+from redoubtable.evaluation.summary import worst
 from redoubtable.gradients import input_gradient
 from redoubtable.losses import LOSSES, aim, cross_entropy
 from redoubtable.registry import settable
@@ -84,11 +85,12 @@ def check_gradients(bench: Bench, attacks: Sequence[BoundAttack]) -> Finding:
         for loss in losses:
             with seeded("gradients", bench.settings.seed):
                 slope = input_gradient(bench.model, x, aim(loss, y, None), batch_size=batch)
-            dead &= (slope.gradient == 0).flatten(1).all(1)
+                useless = (slope.gradient == 0) | ~slope.gradient.isfinite()
+            dead &= useless.flatten(1).all(1)
     except ValueError as error:
         return Finding("gradients", "fail", str(error), "adaptive", {"n": len(x)})
     share = dead.float().mean().item()
-    says = f"{share:.0%} of {len(x)} images have a gradient of exactly zero under every loss used"
+    says = f"{share:.0%} of {len(x)} images have a gradient of zero or NaN under every loss used"
     if share > _FEW:
         says += "; gradient attacks are blind there: name a surrogate or attack without gradients"
     evidence = {"zero": share, "n": len(x), "losses": names}
@@ -111,43 +113,63 @@ def part_of(bench: Bench, images: int = CHECKED_IMAGES) -> Bench:
 
 
 def _defended(bench: Bench, candidates: Sequence[Candidate], classes: int) -> Flags:
-    """(N, draws) of the candidate that is worst on the selection draws."""
+    """(N, draws) of each image's worst candidate."""
     y = bench.y.numpy()
-    worst = np.stack([defended(c.selection, y, classes).mean(1) for c in candidates]).argmin(0)
-    reported = np.stack([defended(c.report, y, classes) for c in candidates])
-    return np.asarray(reported[worst, np.arange(len(y))])
+    return worst(candidates, lambda answers: defended(answers, y, classes))[1]
 
 
-def _scaled_steps(bound: BoundAttack, factor: int) -> BoundAttack:
-    """The attack with more steps; a step size that it leaves open shrinks with them."""
-    steps = bound.arguments.get("steps") or bound.entry.obj.__kwdefaults__["steps"]  # type: ignore[attr-defined]
-    return ATTACKS.bind(
-        ATTACKS.text(bound.entry.name, {**bound.arguments, "steps": factor * steps})
-    )
+def _scaled(bound: BoundAttack, word: str, factor: int) -> BoundAttack:
+    """The attack with more steps or draws; a step size that it leaves open shrinks with steps."""
+    default = bound.entry.obj.__kwdefaults__[word]  # type: ignore[attr-defined]
+    arguments = {**bound.arguments, word: factor * bound.arguments.get(word, default)}
+    return ATTACKS.bind(ATTACKS.text(bound.entry.name, arguments))
 
 
 def check_more_steps(
     bench: Bench, attacks: Sequence[BoundAttack], threat: ThreatModel, classes: int
 ) -> Finding:
     """Whether three times the steps change nothing; they must never help the defender."""
-    stepping = [b for b in attacks if "steps" in settable(b.entry.obj)]
-    if not stepping:
-        return Finding("more_steps", "not run", "no attack here takes steps", "adaptive", {})
+    return _check_more("more_steps", "steps", bench, attacks, threat, classes)
+
+
+def check_more_draws(
+    bench: Bench, attacks: Sequence[BoundAttack], threat: ThreatModel, classes: int
+) -> Finding:
+    """Whether gradients over three times the draws change nothing on a random model."""
+    if not bench.facts.stochastic:
+        says = "the model is not random"
+        return Finding("more_draws", "not run", says, "adaptive", {})
+    return _check_more("more_draws", "eot", bench, attacks, threat, classes)
+
+
+def _check_more(
+    check: str,
+    word: str,
+    bench: Bench,
+    attacks: Sequence[BoundAttack],
+    threat: ThreatModel,
+    classes: int,
+) -> Finding:
+    """Whether the iterative attacks have converged in one of their efforts."""
+    able = [b for b in attacks if {"steps", word} <= set(settable(b.entry.obj))]
+    name = {"steps": "steps", "eot": "draws per gradient"}[word]
+    if not able:
+        return Finding(check, "not run", f"no attack here takes steps and {name}", "adaptive", {})
     few = part_of(bench)
-    once = _defended(few, [few.attacked("adaptive", b, threat) for b in stepping], classes)
-    more = [few.attacked("adaptive", _scaled_steps(b, 3), threat) for b in stepping]
+    once = _defended(few, [few.attacked("adaptive", b, threat) for b in able], classes)
+    more = [few.attacked("adaptive", _scaled(b, word, 3), threat) for b in able]
     thrice = _defended(few, more, classes)
     before, after = once.mean(), thrice.mean()
     p = mcnemar(once.mean(1) > 0.5, thrice.mean(1) > 0.5)
     n = len(few.x)
-    says = f"with three times the steps {after:.1%} of {n} images stand, before {before:.1%}"
+    says = f"with three times the {name} {after:.1%} of {n} images stand, before {before:.1%}"
     differs = p < 0.05 and abs(after - before) > _FEW
     if differs and after > before:
-        says += "; more steps help the defender, so the attack is led astray"
+        says += f"; more {name} help the defender, so the attack is led astray"
     elif differs:
         says += "; the attack had not converged, so the robust accuracy is an overstatement"
-    evidence = {"steps_x1": float(before), "steps_x3": float(after), "p": p, "n": n}
-    return Finding("more_steps", _verdict(not differs), says, "adaptive", evidence)
+    evidence = {f"{word}_x1": float(before), f"{word}_x3": float(after), "p": p, "n": n}
+    return Finding(check, _verdict(not differs), says, "adaptive", evidence)
 
 
 def check_unbounded(
@@ -176,9 +198,10 @@ def check_adaptive_is_stronger(
     """
     n = len(static)
     before, after = wilson(static.sum(), n), wilson(adaptive.sum(), n)
-    stronger = after.low <= before.high
+    p = mcnemar(static > 0.5, adaptive > 0.5)
+    stronger = after.value <= before.value or p >= 0.05
     says = f"{after} stand under the adaptive attacks, {before} under the static ones"
     if not stronger:
         says += "; an attacker who knows more does worse, the sign of masked gradients"
-    evidence = {"static": before.value, "adaptive": after.value, "n": n}
+    evidence = {"static": before.value, "adaptive": after.value, "p": p, "n": n}
     return Finding("adaptive_is_stronger", _verdict(stronger), says, "adaptive", evidence)

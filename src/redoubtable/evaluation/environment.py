@@ -9,7 +9,7 @@ import torch
 
 from redoubtable.version import __version__
 
-_PACKAGES = ("torchvision", "numpy", "scipy", "scikit-learn", "accelerate", "matplotlib")
+_PACKAGES = ("torchvision", "numpy", "scipy", "scikit-learn", "safetensors", "matplotlib")
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Measure how robust a model is: static and adaptive, with intervals, and with its own doubts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.detectors import Rejecting
+from redoubtable.detectors import Rejecting, by_false_positives
 from redoubtable.evaluation import checks, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.journal import Journal
-from redoubtable.evaluation.outcomes import defended, in_eval_mode, look
+from redoubtable.evaluation.outcomes import defended, in_eval_mode
 from redoubtable.evaluation.plan import BoundAttack, adaptive_plan, expand, static_plan
 from redoubtable.evaluation.progress import Ticker, ticking
 from redoubtable.parts import facts_of, parts_of
@@ -127,8 +128,15 @@ def evaluate(
             does not support the threat, or an attack returned illegal images.
     """
     settings = replace(settings or Settings(), seed=seed)
+    x, y = x.detach(), y.detach().cpu()
     check_images(x)
+    _check_radius(threat, x)
     facts = facts_of(model)
+    if facts.batch_dependent:
+        raise ValueError(
+            "batch-dependent models have no protocol yet: their verdicts would depend "
+            "on how the images are batched"
+        )
     texts = expand(attacks)
     plans = _plans(model, texts, threat, bool(parts_of(model)))
     with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
@@ -159,10 +167,25 @@ def evaluate(
             record["rates"] = _at_rates(bench, plans["adaptive"], threat, held_out, classes)
         record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
         record["environment"] = environment(bench.device)
-    result = Evaluation(record, _arrays(candidates, y), _images(candidates, x))
+    result = Evaluation(record, _arrays(candidates, y, threat.radius(x)), _images(candidates))
     if out:
         summary.save(Path(out), result.record, result.arrays, result.images)
     return result
+
+
+def _check_radius(threat: ThreatModel, x: Images) -> None:
+    """Refuse radii that are not one per image, not finite, or beyond any image."""
+    largest = threat.radius(x).max().item()
+    if not math.isfinite(largest):
+        raise ValueError(
+            "a robust accuracy needs a finite `eps`; inf is for attacks that look for "
+            "the smallest change"
+        )
+    if largest > threat.diameter(x):
+        raise ValueError(
+            f"{threat} allows any image in [0, 1] (distances end at "
+            f"{threat.diameter(x):g}); did you mean {threat.name}:{largest:g}/255?"
+        )
 
 
 Plans = Mapping[str, list[BoundAttack]]
@@ -181,7 +204,7 @@ def _classes(model: nn.Module, x: Images, y: Labels, abstains: bool) -> int:
     device = next((p.device for p in model.parameters()), x.device)
     try:
         with torch.no_grad(), seeded("classes"):
-            out = model(x[:1].to(device))
+            out = model(x[:1].clone().to(device))
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise ValueError(
@@ -206,7 +229,7 @@ def _expect(
     total += (
         len(RATES) * (adaptive + 1) * len(bench.starts) if bench.facts.abstains and rates else 0
     )
-    total += 3 * adaptive if check else 0
+    total += (5 if bench.facts.stochastic else 3) * adaptive if check else 0
     ticker.expect(total)
 
 
@@ -216,7 +239,7 @@ def _curve(
     """Accuracy against eps on the first images, worst attack per example.
 
     What is legal at a small eps is so at a larger one, so an example's worst candidate is sought
-    among those of all smaller eps too, and the curve can't rise by luck of the search.
+    among those of all smaller eps too; what rise is left is the noise of a random model's draws.
     """
     few = checks.part_of(bench, CURVE_IMAGES)
     clean, y = few.clean(), few.y.numpy()
@@ -252,10 +275,11 @@ def _at_rates(
     check_images(held_out, "held_out")
     batch = max(1, bench.settings.batch_size // bench.facts.passes)
     with seeded("held out", bench.settings.seed):
-        seen = look(bench.model, held_out.to(bench.device), 1, batch, True)
+        scores = bench.model.scores(held_out.to(bench.device), batch)
     points = []
     for rate in RATES:
-        guard, threshold = summary.rethreshold(bench.model, seen.suspicion[:, 0], rate)
+        threshold = by_false_positives(scores, rate)
+        guard = bench.model.at(threshold)
         again = Bench(guard, bench.x, bench.y, bench.settings, bench.journal, bench.tick)
         found = [again.clean(), *(again.attacked("adaptive", b, threat) for b in attacks)]
         points.append(
@@ -278,6 +302,7 @@ def _findings(
         checks.check_randomness(bench),
         checks.check_gradients(bench, adaptive),
         checks.check_more_steps(bench, adaptive, threat, classes),
+        checks.check_more_draws(bench, adaptive, threat, classes),
         checks.check_unbounded(bench, adaptive, threat, classes),
     ]
     if plans["static"]:
@@ -293,9 +318,11 @@ def _findings(
     return [f.as_dict() for f in found]
 
 
-def _arrays(candidates: Sequence[Candidate], y: Labels) -> dict[str, NDArray[Any]]:
+def _arrays(
+    candidates: Sequence[Candidate], y: Labels, radius: torch.Tensor
+) -> dict[str, NDArray[Any]]:
     """Per-example results by candidate."""
-    arrays: dict[str, NDArray[Any]] = {"y": y.cpu().numpy()}
+    arrays: dict[str, NDArray[Any]] = {"y": y.numpy(), "eps": radius.cpu().numpy()}
     for c in candidates:
         prefix = f"{c.view}/{c.attack}" if c.attack else c.view
         arrays[f"{prefix}/selection"] = c.selection
@@ -306,6 +333,6 @@ def _arrays(candidates: Sequence[Candidate], y: Labels) -> dict[str, NDArray[Any
     return arrays
 
 
-def _images(candidates: Sequence[Candidate], x: Images) -> dict[str, NDArray[np.float32]]:
+def _images(candidates: Sequence[Candidate]) -> dict[str, NDArray[np.float32]]:
     """The first images, clean and by attack."""
     return {f"{c.view}/{c.attack}" if c.attack else c.view: c.images for c in candidates}

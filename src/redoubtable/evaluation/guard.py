@@ -7,7 +7,7 @@ from torch import nn
 
 from redoubtable.defenses import DEFENSES
 from redoubtable.detectors import SCORES, Rejecting, calibrate
-from redoubtable.parts import facts_of, parts_of
+from redoubtable.parts import bare, facts_of
 from redoubtable.seeding import seeded
 from redoubtable.types import Images, Labels
 
@@ -32,11 +32,8 @@ def reject(
         rule: "accuracy" or "fpr", see `calibrate`.
         level: the allowed loss of accuracy or share of false positives.
     """
-    single = model
-    for part in parts_of(model):
-        if part.facts.passes > 1:  # the paper's reference is a single pass, without the vote
-            single = part.undefended()
-            break
+    # The paper's reference is a single pass: the same model without the vote.
+    single = bare(model, lambda part: part.facts.passes > 1)
     bound = SCORES.bind(score)
     return calibrate(model, bound.entry.obj(), x, y, rule=rule, level=level, single=single)
 
@@ -62,14 +59,14 @@ def guarded(
     for text in defenses:
         bound = DEFENSES.bind(text)
         build, form = bound.entry.obj, bound.entry.facts["form"]
+        if facts_of(model).abstains:
+            raise ValueError(f"{text!r} follows another rejection, which must be the last defense")
         if form == "transform":
             model = nn.Sequential(build(**bound.arguments), model)
         elif form == "wrapper":
             model = build(model, **bound.arguments)
         elif held_out is None:
             raise ValueError(f"{text!r} is calibrated on clean held-out images; give `held_out`")
-        elif facts_of(model).abstains:
-            raise ValueError(f"{text!r} follows another rejection; a model can have one")
         else:
             with seeded("calibrate", seed, bound.text):
                 model = build(model, *held_out, **bound.arguments)

@@ -49,11 +49,20 @@ class Look:
 
 
 def look(model: nn.Module, x: Images, draws: int, batch_size: int, abstains: bool) -> Look:
-    """Show images to a model `draws` times, `batch_size` images at a time."""
+    """Show images to a model `draws` times, `batch_size` images at a time.
+
+    The model gets a copy: one that writes into its input must not change what others see.
+
+    Raises:
+        ValueError: an answer is NaN, which would count as class 0.
+    """
     answers, suspicion = [], []
     with torch.no_grad():
         for _ in range(draws):
-            out = torch.cat([model(part) for part in torch.split(x, batch_size)])
+            out = torch.cat([model(part.clone()) for part in torch.split(x, batch_size)])
+            if bool(out.isnan().any()):
+                bad = int(out.isnan().any(1).sum())
+                raise ValueError(f"the model answers {bad} of {len(x)} images with NaN")
             answers.append(out.argmax(1).cpu())
             if abstains:
                 suspicion.append((out[:, -1] - out[:, :-1].amax(1)).float().cpu())

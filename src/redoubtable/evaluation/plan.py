@@ -1,5 +1,6 @@
 """Which attacks to run, from a model's facts and from what its parts contribute."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 from torch import nn
@@ -35,10 +36,19 @@ def expand(attacks: str | Sequence[str]) -> tuple[str, ...]:
         ValueError: there is no such suite and no such attack, or there are none at all.
     """
     if isinstance(attacks, str):
+        if attacks not in SUITES and attacks.partition(":")[0] not in ATTACKS:
+            known = f"attacks: {', '.join(_names())}; suites: {', '.join(SUITES)}"
+            close = difflib.get_close_matches(attacks.partition(":")[0], [*SUITES, *_names()], n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(f"unknown attack {attacks!r}; {hint}{known}")
         return SUITES.get(attacks) or (ATTACKS.bind(attacks).text,)
     if not attacks:
         raise ValueError(f"give at least one attack, or a suite: {', '.join(SUITES)}")
     return tuple(a for text in attacks for a in expand(text))
+
+
+def _names() -> list[str]:
+    return [attack.name for attack in ATTACKS]
 
 
 def static_plan(attacks: Sequence[str], threat: ThreatModel) -> list[BoundAttack]:

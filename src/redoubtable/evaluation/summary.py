@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 from torch import nn
 
-from redoubtable.detectors import Rejecting, Threshold, by_false_positives
+from redoubtable.detectors import Rejecting
 from redoubtable.evaluation.candidates import Candidate
 from redoubtable.evaluation.outcomes import (
     Answers,
@@ -153,15 +152,6 @@ def point(
         return asdict(wilson(float(good.mean(1).sum()), len(y)))
 
     return {"eps": eps, "static": one(static), "adaptive": one(adaptive)}
-
-
-def rethreshold(
-    model: Rejecting, suspicion: NDArray[np.float32], rate: float
-) -> tuple[Rejecting, Threshold]:
-    """Return the guard at the threshold that rejects `rate` of held-out clean images."""
-    scores = torch.from_numpy(suspicion).double() + model.threshold.value
-    threshold = by_false_positives(scores, rate)
-    return model.at(threshold), threshold
 
 
 def save(
