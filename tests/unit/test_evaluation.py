@@ -384,6 +384,17 @@ def test_false_positive_rates_hold_on_the_held_out_images(
         assert point["clean"]["accuracy"]["one_shot"] == clean["accuracy"]["one_shot"]
 
 
+def test_a_guard_falls_to_attacks_that_look_for_accepted_images() -> None:
+    """Ranked by the plain margin, images that the guard rejects would be taken for successes."""
+    model, x = guard(0.7), blobs(60)
+    with torch.no_grad():
+        y = model.model(x).argmax(1)  # type: ignore[operator, union-attr]
+    e = quick(model, x, y, Linf(0.2), "pgd:steps=20")
+    assert e.robust_accuracy < 0.1
+    row = next(r for r in e.record["rows"] if r["view"] == "adaptive")
+    assert row["rejected"]["value"] < 0.1
+
+
 # -- what an attack sees -------------------------------------------------------------------------
 
 

@@ -215,3 +215,18 @@ def test_digests_of_models_see_weights_buffers_and_structure() -> None:
     digests.add(digest_model(changed))
     digests.add(digest_model(nn.Sequential(small_net())))
     assert len(digests) == 5
+
+
+class HoldsFunctions(nn.Module):
+    """Keeps functions in a list, whose text names where they lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+        self.steps = [torch.relu, lambda v: 2 * v, object()]
+
+
+def test_digests_of_models_do_not_depend_on_where_things_lie_in_memory() -> None:
+    """Else a killed run of such a model never goes on where it stood."""
+    kept = [HoldsFunctions() for _ in range(5)]
+    assert len({digest_model(m) for m in kept}) == 1
