@@ -197,9 +197,6 @@ def fast_copy(model: nn.Module, x: Images, precision: Literal["fp32", "bf16"] = 
     return quick
 
 
-_SUMS = (operator.add, torch.add)
-
-
 class _LowPrecision(nn.Module):
     """A network in bfloat16 between float32 surroundings."""
 
@@ -251,7 +248,7 @@ def _fold(network: nn.Module, x: Tensor) -> nn.Module:
         return network
     modules = dict(traced.named_modules())
     _join_batch_norms(traced, modules)
-    _relu_in_place(traced, modules)
+    _keep_formats(traced, modules)
     traced.graph.lint()
     traced.recompile()
     try:
@@ -303,54 +300,39 @@ def _join_batch_norms(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> 
             traced.graph.erase_node(node)
 
 
-def _relu_in_place(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
-    """Let a ReLU overwrite what only it reads, forward and backward, where nothing needs it again.
+def _keep_formats(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
+    """Let gradients stay channels-last where pooling and slicing would give them back otherwise.
 
-    Forward that holds after a convolution and after a sum. Backward it holds where the gradient
-    comes from a convolution, which makes it anew, or from several users, whose gradients autograd
-    has added up in a buffer of its own; a lone sum hands one gradient to both of its terms.
+    A residual network sums gradients over its shortcuts; two formats make each of these sums, and
+    all that follows, several times slower.
     """
-    for node in traced.graph.nodes:
-        before = node.args[0] if len(node.args) == 1 else None
-        if not isinstance(before, fx.Node) or len(before.users) > 1:
-            continue
-        free = isinstance(modules.get(str(before.target)), nn.Conv2d) or before.target in _SUMS
-        if free and isinstance(modules.get(str(node.target)), nn.ReLU):
-            users = [modules.get(str(user.target)) for user in node.users]
-            owned = len(users) > 1 or any(isinstance(user, nn.Conv2d) for user in users)
-            lean = _LeanReLU() if owned else nn.ReLU(inplace=True)
-            traced.set_submodule(str(node.target), lean)
+    traced.add_submodule("keep_format", _KeepFormat())
+    for node in list(traced.graph.nodes):
+        pools = isinstance(modules.get(str(node.target)), _POOLS) or node.target is operator.getitem
+        if pools and isinstance(node.args[0], fx.Node):
+            with traced.graph.inserting_before(node):
+                kept = traced.graph.call_module("keep_format", (node.args[0],))
+            node.update_arg(0, kept)
 
 
-class _LeanReLU(nn.Module):
-    """A ReLU that overwrites its input, and in the backward pass the gradient that it is given."""
+_POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
+
+
+class _KeepFormat(nn.Module):
+    """The identity, whose gradient is channels-last where it has four axes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _Lean.apply(x)
-        return out
+        if isinstance(x, Tensor) and x.ndim == 4 and x.requires_grad:
+            x = x.view_as(x)
+            x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+        return x
 
 
-class _Lean(torch.autograd.Function):
-    """The autograd of `_LeanReLU`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        out = x.relu_()
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (out,), (gradient,) = ctx.saved_tensors, gradients
-        if torch.is_grad_enabled():  # somebody differentiates twice: leave everything as it is
-            masked: Tensor = gradient * (out > 0)
-            return masked
-        torch.ops.aten.threshold_backward.grad_input(gradient, out, 0, grad_input=gradient)
-        return gradient
+def _channels_last(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
-_OURS = (FastCopy, _LowPrecision, _LeanReLU, fx.GraphModule, nn.ReLU)
+_OURS = (FastCopy, _LowPrecision, _KeepFormat, fx.GraphModule)
 
 
 def _swap(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
