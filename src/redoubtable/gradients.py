@@ -41,6 +41,10 @@ _NO_GRADIENT = (
 )
 
 
+CPU_PIECE = 128
+"""Images that go through a network at a time on a processor: more no longer fit its cache."""
+
+
 def input_gradient(
     model: nn.Module,
     x: Images,
@@ -70,8 +74,10 @@ def input_gradient(
     index = torch.arange(n, device=x.device).repeat(eot)
     gradient, loss = torch.zeros_like(x), x.new_zeros(n)
     logits: Tensor | None = None
-    for part in torch.split(index, batch_size or len(index)):
-        images = (x if len(part) == n and eot == 1 else x[part]).detach().requires_grad_()
+    most = min(batch_size or len(index), CPU_PIECE if x.device.type == "cpu" else len(index))
+    for start, part in zip(range(0, len(index), most), torch.split(index, most), strict=True):
+        whole = x[start : start + most] if eot == 1 else x[part]
+        images = whole.detach().requires_grad_()
         with torch.enable_grad():
             out = model(images)
             value = objective(out, part)
