@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -120,17 +121,22 @@ def digest_code(*objects: object) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+def _placeless(text: str) -> str:
+    """A `repr` without the places in memory that objects without one of their own put into it."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
 def digest_model(model: nn.Module) -> str:
     """Return a SHA-256 (first 16 hex digits) of all that a model computes with.
 
     Its structure, the source of its classes, plain attributes such as a rate, parameters, and
     buffers, those too that are not saved.
     """
-    total = hashlib.sha256(repr(model).encode())
+    total = hashlib.sha256(_placeless(repr(model)).encode())
     for name, module in model.named_modules():
         own = {k: v for k, v in sorted(vars(module).items()) if k not in _MODULE}
         plain = {k: v for k, v in own.items() if isinstance(v, _PLAIN)}
-        total.update(f"{name} {type(module).__qualname__} {plain}".encode())
+        total.update(_placeless(f"{name} {type(module).__qualname__} {plain}").encode())
         tensors = {**module._parameters, **module._buffers}
         tensors |= {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
         for key, value in sorted(tensors.items()):
