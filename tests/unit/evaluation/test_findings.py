@@ -1,0 +1,194 @@
+"""The checks that doubt a robust accuracy find what they are there for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redoubtable.attacks import pgd
+from redoubtable.defenses import InputTransform
+from redoubtable.evaluation import Evaluation, Settings, evaluate
+from redoubtable.parts import facts_of
+from redoubtable.threat import Linf, ThreatModel
+from redoubtable.types import Images, Labels
+from tests.networks import RandomScale, facts, small_net
+from tests.unit.evaluation.parts import Register, models, quick, verdicts
+
+
+def checked(model: nn.Module, x: Tensor, y: Tensor, attacks: Any = "pgd:steps=20") -> Evaluation:
+    return evaluate(model, x, y, Linf(0.1), attacks, curve=(), settings=Settings(draws=4))
+
+
+@pytest.mark.parametrize("name", ["deterministic", "random", "abstaining"])
+def test_an_honest_model_passes_every_check(name: str, x: Tensor, y: Tensor) -> None:
+    e = checked(models()[name], x, y)
+    expected = {"randomness", "gradients", "more_steps", "more_draws", "unbounded"}
+    if name != "deterministic":
+        expected.add("adaptive_is_stronger")
+    found = verdicts(e)
+    assert set(found) == expected
+    # Draws are nothing to check where every answer is alike.
+    random = facts_of(models()[name]).stochastic
+    assert found.pop("more_draws") == ("pass" if random else "not run")
+    assert set(found.values()) == {"pass"}, e.record["findings"]
+    assert all(f["says"] for f in e.record["findings"])
+
+
+def test_undeclared_randomness_is_found(x: Tensor, y: Tensor) -> None:
+    e = checked(RandomScale(small_net(), states=False), x, y)
+    assert verdicts(e)["randomness"] == "fail"
+    finding = next(f for f in e.record["findings"] if f["check"] == "randomness")
+    assert finding["evidence"]["differing"] == 1.0
+    assert "stochastic=True" in finding["says"]
+
+
+def test_declared_randomness_that_is_not_there_is_found(x: Tensor, y: Tensor) -> None:
+    e = checked(RandomScale(small_net(), spread=0.0), x, y)
+    assert verdicts(e)["randomness"] == "fail"
+
+
+class Steps(nn.Module):
+    """Rounds the image to eighths and does not say so: a gradient of zero everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (8 * x).round() / 8
+
+
+def test_killed_gradients_are_found(x: Tensor, y: Tensor) -> None:
+    e = checked(nn.Sequential(Steps(), small_net()), x, y)
+    assert verdicts(e)["gradients"] == "fail"
+    finding = next(f for f in e.record["findings"] if f["check"] == "gradients")
+    assert finding["evidence"]["zero"] == 1.0
+
+
+class Saturated(nn.Module):
+    """Logits so large that the cross-entropy of a right answer has no gradient left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e4 * self.net(x)
+
+
+def test_saturated_losses_are_found_and_another_loss_helps(x: Tensor, y: Tensor) -> None:
+    blind = checked(Saturated(), x, y, "pgd:steps=5,loss=cross_entropy")
+    assert verdicts(blind)["gradients"] == "fail"
+    seeing = checked(Saturated(), x, y, "pgd:steps=20")
+    assert verdicts(seeing)["gradients"] == "pass"
+    assert seeing.robust_accuracy < 0.5 < blind.robust_accuracy
+
+
+class Hides(InputTransform):
+    """Rounds to halves with a surrogate that points nowhere: masked, although it names one."""
+
+    facts = facts(differentiable=False)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return (x * 16).round() / 16
+
+    def surrogate(self, x: Tensor) -> Tensor:
+        return 0 * x + x.detach()
+
+
+def test_masked_gradients_are_found_where_the_static_attack_does_better(x: Tensor) -> None:
+    model = nn.Sequential(Hides(), small_net())
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    e = checked(model, x, y)
+    assert e.static_accuracy < 0.3
+    assert e.record["adaptive"]["accuracy"]["one_shot"]["value"] > 0.6
+    assert e.robust_accuracy <= e.static_accuracy
+    assert verdicts(e)["adaptive_is_stronger"] == "fail"
+    assert verdicts(e)["gradients"] == "fail"
+
+
+def test_an_attack_that_fails_where_success_is_certain_is_found(
+    register: Register, net: nn.Module, x: Tensor, y: Tensor
+) -> None:
+    @register("lazy")
+    def lazy(
+        model: nn.Module, x: Images, y: Labels, threat: ThreatModel, *, targets: Any = None
+    ) -> Images:
+        """Do nothing."""
+        return x.clone()
+
+    e = checked(net, x, y, "lazy")
+    assert verdicts(e)["unbounded"] == "fail"
+    assert verdicts(e)["more_steps"] == "not run"
+
+
+def stepping(register: Register, succeeds: Callable[[int], bool]) -> None:
+    @register("stepping")
+    def stepping(
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        threat: ThreatModel,
+        *,
+        targets: Any = None,
+        steps: int = 10,
+    ) -> Images:
+        """Succeed at some numbers of steps only."""
+        x_adv = pgd(model, x, y, threat, steps=20)
+        return x_adv if succeeds(steps) else x.clone()
+
+
+def test_steps_that_help_the_defender_are_found(
+    register: Register, net: nn.Module, x: Tensor, y: Tensor
+) -> None:
+    stepping(register, lambda steps: steps <= 10)
+    e = checked(net, x, y, "stepping")
+    assert verdicts(e)["more_steps"] == "fail"
+    finding = next(f for f in e.record["findings"] if f["check"] == "more_steps")
+    assert "more steps help the defender" in finding["says"]
+    assert finding["evidence"]["steps_x3"] > finding["evidence"]["steps_x1"]
+
+
+def test_an_attack_that_has_not_converged_is_found(
+    register: Register, net: nn.Module, x: Tensor, y: Tensor
+) -> None:
+    stepping(register, lambda steps: steps >= 30)
+    e = checked(net, x, y, "stepping")
+    assert verdicts(e)["more_steps"] == "fail"
+    finding = next(f for f in e.record["findings"] if f["check"] == "more_steps")
+    assert "had not converged" in finding["says"]
+
+
+def test_an_attack_that_starts_from_few_steps_has_not_converged(x: Tensor) -> None:
+    net = small_net()
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    e = evaluate(net, x, y, Linf(0.03), "bim:steps=1,step_size=0.005", curve=())
+    assert verdicts(e)["more_steps"] == "fail"
+
+
+def test_a_constant_model_keeps_its_accuracy_and_the_checks_say_why(x: Tensor) -> None:
+    """Robust, useless, and rightly not attackable."""
+
+    class Constant(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return torch.tensor([1.0, 0.0]).to(v) + 0 * v.flatten(1).sum(1, keepdim=True)
+
+    labels = torch.arange(30) % 2
+    e = checked(Constant(), x, labels)
+    assert e.clean_accuracy == e.robust_accuracy == 0.5
+    assert verdicts(e)["gradients"] == "fail"
+    assert verdicts(e)["unbounded"] == "fail"
+
+
+def test_a_broken_graph_says_what_to_do(x: Tensor, y: Tensor) -> None:
+    class Cut(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return v.detach()
+
+    with pytest.raises(ValueError, match="surrogate") as caught:
+        evaluate(nn.Sequential(Cut(), small_net()), x, y, Linf(0.1), "pgd:steps=2")
+    assert "\n" not in str(caught.value)
+
+
+def test_checks_can_be_left_out(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    assert quick(net, x, y, Linf(0.1)).record["findings"] == []
