@@ -1,0 +1,43 @@
+"""How the contract tests run an attack, and what legal means to them."""
+
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from redoubtable.attacks import ATTACKS
+from redoubtable.registry import Entry, settable
+from redoubtable.seeding import seeded
+from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+
+ENTRIES = list(ATTACKS)
+EPS = {Linf: 0.1, L2: 0.8, L1: 4.0, L0: 5.0}
+CASES = [
+    pytest.param(entry, kind(EPS[kind]), id=f"{entry.name}-{kind.name}")
+    for entry in ENTRIES
+    for kind in entry.facts["threats"]
+]
+every_attack = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+every_case = pytest.mark.parametrize(("entry", "threat"), CASES)
+
+
+def run(
+    entry: Entry[Any],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    **arguments: Any,
+) -> Tensor:
+    """Run an attack under a fixed random state, cheaply where it says how."""
+    takes = settable(entry.obj)
+    cheap = {"steps": 4, "queries": 30, "restarts": 2}
+    given = {k: v for k, v in cheap.items() if k in takes} | arguments
+    with seeded("contract", seed):
+        return entry.obj(model, x, y, threat, **given)
+
+
+def takes(entry: Entry[Any], pair: str) -> bool:
+    return pair.split("=")[0] in settable(entry.obj)
