@@ -1,0 +1,65 @@
+"""How much memory there is, and the refusal to fill more than that."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+_GIB = 2**30
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device | str) -> int:
+    """Return the free memory of a device in bytes; for the processor what a process may still get.
+
+    On Linux that heeds the limit of a container. Where nothing is known of it, it is the whole
+    memory of the machine.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    known = [n for n in (_available(), _left_in_group()) if n is not None]
+    return min(known) if known else _whole()
+
+
+def check_room(what: str, shape: Sequence[int]) -> None:
+    """Refuse float32 images that would not fit into the free memory.
+
+    Raises:
+        ValueError: they need more than there is.
+    """
+    needed, free = 4 * math.prod(shape), free_bytes("cpu")
+    if needed > free:
+        fit = max(1, int(shape[0] * free / needed / 2))
+        raise ValueError(
+            f"{what} needs {needed / _GIB:.1f} GiB as floats, {shape[0]} images of "
+            f"{tuple(shape[1:])}, and {free / _GIB:.1f} GiB are free; take fewer with a limit "
+            f"(limit={fit} takes half of it), or use `read` and its batches"
+        )
+
+
+def _available() -> int | None:
+    """What Linux could give without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(li.split()[1]) for li in lines if li.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _left_in_group() -> int | None:
+    """What the limit of a container leaves, or None where there is no limit."""
+    try:
+        limit = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = (_GROUP / "memory.current").read_text(encoding="ascii")
+        return None if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return None
+
+
+def _whole() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
