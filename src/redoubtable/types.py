@@ -6,12 +6,32 @@ column then is the rejection.
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 Images = Tensor
 """(N, C, H, W), floating point, finite, in [0, 1]."""
+
+
+class LazyImages(Protocol):
+    """Images that are read when they are asked for, so that a set may be larger than memory.
+
+    A tensor is one. What a view gives is float32 in [0, 1], and the same each time.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def __getitem__(self, which: slice | Tensor, /) -> Images:
+        """Read the images of a slice or of (n,) indices: (n, C, H, W)."""
+
+
 Labels = Tensor
 """(N,), int64, in [0, classes)."""
 Logits = Tensor
@@ -35,11 +55,7 @@ def check_images(x: Tensor, name: str = "x") -> None:
             f"`{name}` must be a float32 or float64 tensor in [0, 1], got {kind}; "
             "divide 8-bit images by 255, and convert others with x.float()"
         )
-    if x.ndim != 4 or x.shape[0] == 0:
-        raise ValueError(
-            f"`{name}` must be a non-empty (N, C, H, W) batch, got shape {tuple(x.shape)}; "
-            "add the missing axis with x[None]"
-        )
+    _check_shape(tuple(x.shape), name)
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         raise ValueError(f"`{name}` has NaN or infinite values in {bad} of {len(x)} images")
@@ -48,6 +64,31 @@ def check_images(x: Tensor, name: str = "x") -> None:
         raise ValueError(
             f"`{name}` must lie in [0, 1], got [{low:.4g}, {high:.4g}]; "
             "pass raw images and put the normalisation inside the model"
+        )
+
+
+def check_lazy(x: Any, name: str = "x") -> None:
+    """Refuse what is neither a tensor of images nor a view of some; values are not looked at.
+
+    Raises:
+        TypeError: `x` lacks a shape, a length or slices.
+        ValueError: its shape is not (N, C, H, W), is empty, or differs from its length.
+    """
+    if not all(hasattr(x, needed) for needed in ("shape", "__len__", "__getitem__")):
+        raise TypeError(
+            f"`{name}` must be a float tensor, or a view of images with `shape`, a length and "
+            f"slices, got {type(x).__name__}; stack single images with torch.stack"
+        )
+    _check_shape(tuple(x.shape), name)
+    if len(x) != x.shape[0]:
+        raise ValueError(f"`{name}` has {len(x)} images, but its shape says {tuple(x.shape)}")
+
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) != 4 or shape[0] == 0:
+        raise ValueError(
+            f"`{name}` must be a non-empty (N, C, H, W) batch, got shape {shape}; "
+            "add the missing axis with x[None]"
         )
 
 
