@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from redoubtable.attacks import ATTACKS
+from redoubtable.evaluation.chunks import Chunks
 from redoubtable.evaluation.journal import Arrays, Journal
 from redoubtable.evaluation.outcomes import look
 from redoubtable.evaluation.passes import Passes, counted
 from redoubtable.evaluation.plan import BoundAttack
-from redoubtable.files import digest_code, digest_model, digest_tensors
+from redoubtable.files import digest_code, digest_model
 from redoubtable.gradients import FastCopy, fast_copy
 from redoubtable.parts import bare, facts_of
 from redoubtable.registry import settable
@@ -86,34 +87,29 @@ class Bench:
 
     Attributes:
         model: the true model, in eval mode, on its device.
-        x: (N, C, H, W) clean images.
-        y: (N,) labels.
+        data: the clean images and their labels, chunk by chunk.
         settings: seed, draws, chunk, batch size, precision.
         journal: where finished chunks are kept.
         tick: called after every chunk, for progress.
     """
 
     model: nn.Module
-    x: Images
-    y: Labels
+    data: Chunks
     settings: Settings
     journal: Journal
     tick: Callable[[], None] = lambda: None
     _copies: dict[str, FastCopy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Name the model and the data once: hashing them for every chunk would cost."""
+        """Name the model once: hashing it for every chunk would cost."""
         self.facts = facts_of(self.model)
         self.digest = digest_model(self.model)
-        self.starts = range(0, len(self.x), self.settings.chunk)
-        ends = (slice(a, a + self.settings.chunk) for a in self.starts)
-        self._data = [digest_tensors(self.x[s], self.y[s]) for s in ends]
         self.draws = self.settings.draws if self.facts.stochastic else 1
 
     @property
     def device(self) -> torch.device:
         """Where the model lives; chunks are moved there."""
-        return next((p.device for p in self.model.parameters()), self.x.device)
+        return next((p.device for p in self.model.parameters()), self.data.outline.device)
 
     def clean(self) -> Candidate:
         """Return the clean images as a candidate."""
@@ -141,7 +137,7 @@ class Bench:
         """The fast copy that attacks of one view search on."""
         if view not in self._copies:
             model = bare(self.model) if view == "static" else self.model
-            sample = self.x[:2].to(self.device)
+            sample = self.data.first(2)[0].to(self.device)
             self._copies[view] = fast_copy(model, sample, self.settings.precision)
         return self._copies[view]
 
@@ -153,12 +149,12 @@ class Bench:
         run: Callable[[Images, Labels, ThreatModel | None], Images],
     ) -> Candidate:
         cells = []
-        for number, start in enumerate(self.starts):
+        for number in range(len(self.data.starts)):
             key = self._key(view, attack, threat, number)
             cells.append(
                 self.journal.cell(
                     key,
-                    lambda start=start: self._chunk(start, view, attack, threat, run),  # type: ignore[misc]
+                    lambda number=number: self._chunk(number, view, attack, threat, run),  # type: ignore[misc]
                 )
             )
             self.tick()
@@ -175,8 +171,8 @@ class Bench:
             "model": self.digest,
             "code": code,
             "device": str(self.device),
-            "data": self._data[number],
-            "start": self.starts[number],
+            "data": self.data.digests[number],
+            "start": self.data.starts[number],
             "view": view,
             "attack": attack,
             "threat": threat and threat.key,
@@ -188,16 +184,15 @@ class Bench:
 
     def _chunk(
         self,
-        start: int,
+        number: int,
         view: View,
         attack: str,
         threat: ThreatModel | None,
         run: Callable[[Images, Labels, ThreatModel | None], Images],
     ) -> Arrays:
         """Attack one chunk and look at what came out; each step under its own random state."""
-        s = self.settings
-        part = slice(start, start + s.chunk)
-        x, y = self.x[part].to(self.device), self.y[part].to(self.device)
+        s, start = self.settings, self.data.starts[number]
+        x, y = (t.to(self.device) for t in self.data.chunk(number))
         ball = threat and threat.select(torch.arange(start, start + len(x)))
         name = (s.seed, view, attack, threat and threat.key, start)
         copies = () if view == "clean" else (self._copy(view), self._copy(view).exact)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from redoubtable.attacks import ATTACKS
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.chunks import Chunks
 from redoubtable.evaluation.outcomes import Flags, defended
 from redoubtable.evaluation.plan import BoundAttack
 from redoubtable.evaluation.summary import worst
@@ -59,7 +60,7 @@ def _verdict(good: bool) -> Literal["pass", "fail"]:
 
 def check_randomness(bench: Bench) -> Finding:
     """Whether two looks at the same images differ exactly when the model says it is random."""
-    x = bench.x[:CHECKED_IMAGES].to(bench.device)
+    x = bench.data.first(CHECKED_IMAGES)[0].to(bench.device)
     with torch.no_grad(), seeded("randomness", bench.settings.seed):
         differ = (bench.model(x) != bench.model(x)).any(1).float().mean().item()
     stated = bench.facts.stochastic
@@ -73,7 +74,7 @@ def check_randomness(bench: Bench) -> Finding:
 
 def check_gradients(bench: Bench, attacks: Sequence[BoundAttack]) -> Finding:
     """Whether the gradients that the attacks follow are there at all."""
-    x, y = bench.x[:CHECKED_IMAGES].to(bench.device), bench.y[:CHECKED_IMAGES].to(bench.device)
+    x, y = (t.to(bench.device) for t in bench.data.first(CHECKED_IMAGES))
     dead = torch.ones(len(x), dtype=torch.bool, device=x.device)
     batch = max(1, bench.settings.batch_size // bench.facts.passes)
     losses = {b.arguments.get("loss", cross_entropy) for b in attacks if _follows_gradients(b)}
@@ -109,12 +110,13 @@ def strongest(attacks: Sequence[BoundAttack]) -> list[BoundAttack]:
 def part_of(bench: Bench, images: int = CHECKED_IMAGES) -> Bench:
     """Return a bench of the first images."""
     few: Settings = replace(bench.settings, draws=min(bench.settings.draws, 10))
-    return Bench(bench.model, bench.x[:images], bench.y[:images], few, bench.journal, bench.tick)
+    data = Chunks(*bench.data.first(images), bench.data.length)
+    return Bench(bench.model, data, few, bench.journal, bench.tick)
 
 
 def _defended(bench: Bench, candidates: Sequence[Candidate], classes: int) -> Flags:
     """(N, draws) of each image's worst candidate."""
-    y = bench.y.numpy()
+    y = bench.data.y.numpy()
     return worst(candidates, lambda answers: defended(answers, y, classes))[1]
 
 
@@ -161,7 +163,7 @@ def _check_more(
     thrice = _defended(few, more, classes)
     before, after = once.mean(), thrice.mean()
     p = mcnemar(once.mean(1) > 0.5, thrice.mean(1) > 0.5)
-    n = len(few.x)
+    n = len(few.data)
     says = f"with three times the {name} {after:.1%} of {n} images stand, before {before:.1%}"
     differs = p < 0.05 and abs(after - before) > _FEW
     if differs and after > before:
@@ -176,10 +178,10 @@ def check_unbounded(
     bench: Bench, attacks: Sequence[BoundAttack], threat: ThreatModel, classes: int
 ) -> Finding:
     """Whether an attack that may show any image at all brings the accuracy to 0."""
-    few, whole = part_of(bench), threat.unbounded(bench.x)
+    few, whole = part_of(bench), threat.unbounded(bench.data.outline)
     found = [few.attacked("adaptive", b, whole) for b in strongest(attacks)]
     stands = _defended(few, found, classes)
-    share = wilson(float(stands.mean(1).sum()), len(few.x))
+    share = wilson(float(stands.mean(1).sum()), len(few.data))
     says = f"with an unbounded change ({whole}) {share.value:.1%} of {share.n} images stand"
     if share.value > _FEW:
         says += "; the attack fails where success is certain, so it measures itself, not the model"

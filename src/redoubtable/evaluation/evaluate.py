@@ -14,6 +14,7 @@ from torch import nn
 from redoubtable.detectors import Rejecting, by_false_positives
 from redoubtable.evaluation import checks, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.chunks import Chunks, batches, outline, read
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.outcomes import defended, in_eval_mode
@@ -22,7 +23,7 @@ from redoubtable.evaluation.progress import Ticker, ticking
 from redoubtable.parts import facts_of, parts_of
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
-from redoubtable.types import Images, Labels, check_images, check_labels
+from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
 
 SCHEMA = 1
 CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -78,14 +79,14 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    x: Images,
+    x: LazyImages,
     y: Labels,
     threat: ThreatModel,
     attacks: str | Sequence[str] = "adaptive",
     *,
     seed: int = 0,
     settings: Settings | None = None,
-    held_out: Images | None = None,
+    held_out: LazyImages | None = None,
     curve: Sequence[float] = CURVE,
     check: bool = True,
     out: Path | str | None = None,
@@ -103,14 +104,15 @@ def evaluate(
 
     Args:
         model: maps (N, C, H, W) in [0, 1] to (N, K) logits, or (N, K + 1) if it may abstain.
-        x: clean images.
+        x: clean images: a tensor, or a view that reads them when they are asked for, of which no
+            more than a chunk (or the images of a check) is in memory at a time.
         y: (N,) labels.
         threat: what the attacker may change.
         attacks: a suite ("quick", "adaptive"), an attack, or several.
         seed: of every attack and every draw.
         settings: draws, chunk, batch size and precision; its seed is replaced by `seed`.
-        held_out: clean images that neither training nor `x` has; with them a model that abstains
-            is also attacked at thresholds of 1% and 5% false positives.
+        held_out: clean images, likewise, that neither training nor `x` has; with them a model that
+            abstains is also attacked at thresholds of 1% and 5% false positives.
         curve: multiples of eps for accuracy against eps; empty for none.
         check: run the checks that doubt the result.
         out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
@@ -128,9 +130,10 @@ def evaluate(
             does not support the threat, or an attack returned illegal images.
     """
     settings = replace(settings or Settings(), seed=seed)
-    x, y = x.detach(), y.detach().cpu()
-    check_images(x)
-    _check_radius(threat, x)
+    y = y.detach().cpu()
+    check_lazy(x)
+    whole = outline(x)
+    _check_radius(threat, whole)
     facts = facts_of(model)
     if facts.batch_dependent:
         raise ValueError(
@@ -142,8 +145,9 @@ def evaluate(
     with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
         classes = _classes(model, x, y, facts.abstains)
         journal = Journal(Path(out) / "journal" if out else None)
-        bench = Bench(model, x, y, settings, journal, ticker.tick)
-        _expect(ticker, bench, plans, curve, check, held_out is not None)
+        bench = Bench(model, Chunks(x, y, settings.chunk), settings, journal, ticker.tick)
+        scores = _scores(bench, held_out)
+        _expect(ticker, bench, plans, curve, check, scores is not None)
         candidates = [bench.clean()]
         candidates += [bench.attacked("static", b, threat) for b in plans["static"]]
         candidates += [bench.attacked("adaptive", b, threat) for b in plans["adaptive"]]
@@ -164,10 +168,10 @@ def evaluate(
         if curve:
             record["curve"] = _curve(bench, plans, threat, curve, classes)
         if facts.abstains and held_out is not None:
-            record["rates"] = _at_rates(bench, plans["adaptive"], threat, held_out, classes)
+            record["rates"] = _at_rates(bench, plans["adaptive"], threat, scores, classes)
         record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
         record["environment"] = environment(bench.device)
-    result = Evaluation(record, _arrays(candidates, y, threat.radius(x)), _images(candidates))
+    result = Evaluation(record, _arrays(candidates, y, threat.radius(whole)), _images(candidates))
     if out:
         summary.save(Path(out), result.record, result.arrays, result.images)
     return result
@@ -199,12 +203,13 @@ def _plans(model: nn.Module, texts: Sequence[str], threat: ThreatModel, guarded:
     }
 
 
-def _classes(model: nn.Module, x: Images, y: Labels, abstains: bool) -> int:
+def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
     """How many classes the model has; also sees that it takes the images and the labels fit."""
-    device = next((p.device for p in model.parameters()), x.device)
+    one = read(x, slice(0, 1))
+    device = next((p.device for p in model.parameters()), one.device)
     try:
         with torch.no_grad(), seeded("classes"):
-            out = model(x[:1].clone().to(device))
+            out = model(one.clone().to(device))
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise ValueError(
@@ -224,11 +229,9 @@ def _expect(
 ) -> None:
     """Tell the progress bar how many chunks are to come."""
     static, adaptive = len(plans["static"]), len(plans["adaptive"])
-    total = (1 + static + adaptive) * len(bench.starts)
+    total = (1 + static + adaptive) * len(bench.data.starts)
     total += len(curve) * (static + adaptive)
-    total += (
-        len(RATES) * (adaptive + 1) * len(bench.starts) if bench.facts.abstains and rates else 0
-    )
+    total += len(RATES) * (adaptive + 1) * len(bench.data.starts) if rates else 0
     total += (5 if bench.facts.stochastic else 3) * adaptive if check else 0
     ticker.expect(total)
 
@@ -242,7 +245,7 @@ def _curve(
     among those of all smaller eps too; what rise is left is the noise of a random model's draws.
     """
     few = checks.part_of(bench, CURVE_IMAGES)
-    clean, y = few.clean(), few.y.numpy()
+    clean, y = few.clean(), few.data.y.numpy()
     points = [summary.point(0.0, [clean], [clean], y, classes)]
     seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
     for ball in _radii(threat, factors):
@@ -262,29 +265,41 @@ def _radii(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:
     return [replace(threat, eps=float(r)) for r in radii if r > 0]
 
 
+def _scores(bench: Bench, held_out: LazyImages | None) -> torch.Tensor | None:
+    """(N,) scores of held-out images, read batch by batch; none where nothing is rejected by them.
+
+    Before any attack: images that can't be used are refused at once and not after hours.
+    """
+    if held_out is None or not isinstance(bench.model, Rejecting):
+        return None
+    check_lazy(held_out, "held_out")
+    size = max(1, bench.settings.batch_size // bench.facts.passes)
+    scores = []
+    with seeded("held out", bench.settings.seed):
+        for _, images in batches(held_out, size, "held_out"):
+            scores.append(bench.model.scores(images.to(bench.device), size))
+    return torch.cat(scores)
+
+
 def _at_rates(
     bench: Bench,
     attacks: list[BoundAttack],
     threat: ThreatModel,
-    held_out: Images,
+    scores: torch.Tensor | None,
     classes: int,
 ) -> list[dict[str, Any]]:
     """The guard at thresholds of fixed false positive rates, attacked anew at each."""
-    if not isinstance(bench.model, Rejecting):
+    if scores is None or not isinstance(bench.model, Rejecting):
         return []
-    check_images(held_out, "held_out")
-    batch = max(1, bench.settings.batch_size // bench.facts.passes)
-    with seeded("held out", bench.settings.seed):
-        scores = bench.model.scores(held_out.to(bench.device), batch)
     points = []
     for rate in RATES:
         threshold = by_false_positives(scores, rate)
         guard = bench.model.at(threshold)
-        again = Bench(guard, bench.x, bench.y, bench.settings, bench.journal, bench.tick)
+        again = Bench(guard, bench.data, bench.settings, bench.journal, bench.tick)
         found = [again.clean(), *(again.attacked("adaptive", b, threat) for b in attacks)]
         points.append(
             {"rate": rate, "threshold": threshold.value, "held_out": threshold.n}
-            | summary.summarise(found, bench.y.numpy(), classes, True)
+            | summary.summarise(found, bench.data.y.numpy(), classes, True)
         )
     return points
 
@@ -306,7 +321,7 @@ def _findings(
         checks.check_unbounded(bench, adaptive, threat, classes),
     ]
     if plans["static"]:
-        y = bench.y.numpy()
+        y = bench.data.y.numpy()
         shares = [
             summary.worst(
                 [c for c in candidates if c.view in ("clean", view)],

@@ -3,19 +3,24 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from redoubtable.defenses import DEFENSES
-from redoubtable.detectors import SCORES, Rejecting, calibrate
+from redoubtable.detectors import SCORES, Rejecting, Score, by_accuracy_loss, by_false_positives
+from redoubtable.evaluation.chunks import batches
 from redoubtable.parts import bare, facts_of
 from redoubtable.seeding import seeded
-from redoubtable.types import Images, Labels
+from redoubtable.types import Labels, LazyImages, check_labels, check_lazy
+
+_BATCH = 256
+"""Held-out images in one pass."""
 
 
 @DEFENSES.register("reject", form="rejecting", paper="Hosseini et al. 2019, section 3.2")
 def reject(
     model: nn.Module,
-    x: Images,
+    x: LazyImages,
     y: Labels,
     *,
     score: str = "entropy",
@@ -24,9 +29,11 @@ def reject(
 ) -> Rejecting:
     """Rejection of what scores above a threshold, fitted on clean held-out images.
 
+    It is `calibrate` for images that need not be in memory.
+
     Args:
         model: a classifier.
-        x: (N, C, H, W) clean held-out images.
+        x: (N, C, H, W) clean held-out images, or a view that reads them.
         y: (N,) their labels.
         score: a registered score.
         rule: "accuracy" or "fpr", see `calibrate`.
@@ -34,14 +41,32 @@ def reject(
     """
     # The paper's reference is a single pass: the same model without the vote.
     single = bare(model, lambda part: part.facts.passes > 1)
-    bound = SCORES.bind(score)
-    return calibrate(model, bound.entry.obj(), x, y, rule=rule, level=level, single=single)
+    suspicion = SCORES.bind(score).entry.obj()
+    scores, correct = _measure(model, suspicion, x, y)
+    if rule == "fpr":
+        return Rejecting(model, suspicion, by_false_positives(scores, level))
+    reference = _measure(single, suspicion, x, y)[1].double().mean().item()
+    return Rejecting(model, suspicion, by_accuracy_loss(scores, correct, reference, level))
+
+
+def _measure(model: nn.Module, score: Score, x: LazyImages, y: Labels) -> tuple[Tensor, Tensor]:
+    """(N,) scores, and (N,) whether the answers are right, of clean images."""
+    check_lazy(x, "held_out")
+    check_labels(y, len(x))
+    scores, correct = [], []
+    with torch.no_grad():
+        for part, images in batches(x, _BATCH, "held_out"):
+            there = images.to(next((p.device for p in model.parameters()), images.device))
+            logits = model(there)
+            scores.append(score(there, logits.log_softmax(1)).cpu())
+            correct.append(logits.argmax(1).cpu() == y[part].cpu())
+    return torch.cat(scores), torch.cat(correct)
 
 
 def guarded(
     network: nn.Module,
     defenses: Sequence[str],
-    held_out: tuple[Images, Labels] | None = None,
+    held_out: tuple[LazyImages, Labels] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Return a network behind defenses, the first innermost.
@@ -49,7 +74,7 @@ def guarded(
     Args:
         network: a classifier; it is put in eval mode.
         defenses: as on the command line, `["subsample:rate=0.9", "vote:draws=10", "reject"]`.
-        held_out: clean images and labels that calibration is done on.
+        held_out: clean images, or a view that reads them, and labels; for calibration.
         seed: of the random passes during calibration.
 
     Raises:

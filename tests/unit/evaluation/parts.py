@@ -1,8 +1,10 @@
 """What the tests of the evaluator share."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from redoubtable.attacks import pgd
@@ -87,3 +89,11 @@ def count(register: Register, stop_at: int | None = None) -> list[tuple[Any, ...
 
 def verdicts(e: Evaluation) -> dict[str, str]:
     return {f["check"]: f["verdict"] for f in e.record["findings"]}
+
+
+def assert_equal(a: Evaluation, b: Evaluation) -> None:
+    assert a.record == b.record
+    assert json.dumps(a.record) == json.dumps(b.record)
+    for one, other in ((a.arrays, b.arrays), (a.images, b.images)):
+        assert list(one) == list(other)
+        assert all(np.array_equal(one[k], other[k]) for k in one)

@@ -19,17 +19,9 @@ from redoubtable.files import read_json
 from redoubtable.parts import facts_of
 from redoubtable.threat import L0, L2, Linf, ThreatModel
 from tests.networks import blobs, small_net
-from tests.unit.evaluation.parts import count, guard, hidden, models, quick
+from tests.unit.evaluation.parts import assert_equal, count, guard, hidden, models, quick
 
 # -- repeating -----------------------------------------------------------------------------------
-
-
-def assert_equal(a: Evaluation, b: Evaluation) -> None:
-    assert a.record == b.record
-    assert json.dumps(a.record) == json.dumps(b.record)
-    for one, other in ((a.arrays, b.arrays), (a.images, b.images)):
-        assert list(one) == list(other)
-        assert all(np.array_equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize("name", list(models()))
