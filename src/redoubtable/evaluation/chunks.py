@@ -84,9 +84,10 @@ class Chunks:
         return images, labels
 
     def first(self, count: int) -> tuple[Images, Labels]:
-        """Read the first examples, at most `count`."""
-        part = slice(0, min(count, len(self)))
-        return read(self.x, part), self.y[part]
+        """Read the first examples, at most `count`, no more than a chunk at a time."""
+        n = min(count, len(self))
+        parts = [slice(a, min(a + self.length, n)) for a in range(0, n, self.length)]
+        return torch.cat([read(self.x, part) for part in parts]), self.y[:n]
 
 
 def outline(x: LazyImages) -> Images:
