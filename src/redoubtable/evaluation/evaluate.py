@@ -232,7 +232,7 @@ def _expect(
     total = (1 + static + adaptive) * len(bench.data.starts)
     total += len(curve) * (static + adaptive)
     total += len(RATES) * (adaptive + 1) * len(bench.data.starts) if rates else 0
-    total += (5 if bench.facts.stochastic else 3) * adaptive if check else 0
+    total += (3 if bench.facts.stochastic else 2) * adaptive if check else 0
     ticker.expect(total)
 
 
@@ -313,11 +313,12 @@ def _findings(
 ) -> list[dict[str, Any]]:
     """Every check, in the order in which a reader would doubt."""
     adaptive = plans["adaptive"]
+    known = [c for c in candidates if c.view == "adaptive"]
     found = [
         checks.check_randomness(bench),
         checks.check_gradients(bench, adaptive),
-        checks.check_more_steps(bench, adaptive, threat, classes),
-        checks.check_more_draws(bench, adaptive, threat, classes),
+        checks.check_more_steps(bench, adaptive, known, threat, classes),
+        checks.check_more_draws(bench, adaptive, known, threat, classes),
         checks.check_unbounded(bench, adaptive, threat, classes),
     ]
     if plans["static"]:

@@ -17,8 +17,14 @@ from tests.networks import RandomScale, facts, small_net
 from tests.unit.evaluation.parts import Register, models, quick, verdicts
 
 
-def checked(model: nn.Module, x: Tensor, y: Tensor, attacks: Any = "pgd:steps=20") -> Evaluation:
-    return evaluate(model, x, y, Linf(0.1), attacks, curve=(), settings=Settings(draws=4))
+def checked(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Any = "pgd:steps=20",
+    threat: ThreatModel = Linf(0.1),  # noqa: B008 - it is frozen
+) -> Evaluation:
+    return evaluate(model, x, y, threat, attacks, curve=(), settings=Settings(draws=4))
 
 
 @pytest.mark.parametrize("name", ["deterministic", "random", "abstaining"])
@@ -156,6 +162,66 @@ def test_an_attack_that_has_not_converged_is_found(
     assert verdicts(e)["more_steps"] == "fail"
     finding = next(f for f in e.record["findings"] if f["check"] == "more_steps")
     assert "had not converged" in finding["says"]
+
+
+class Bright(nn.Module):
+    """Class 0 where an image's first value is above a half, else class 1."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        sure = v.flatten(1)[:, 0] - 0.5
+        return torch.stack([sure, -sure], 1)
+
+
+@pytest.mark.parametrize(
+    ("late", "lucky", "verdict"),
+    [
+        (range(0, 150, 23), (), "fail"),  # 5 of the first 100, 6 of the first 133
+        (range(0, 150, 45), (), "pass"),  # 3 of 133 may be chance
+        (
+            range(0, 150, 23),
+            range(1, 150, 23),
+            "pass",
+        ),  # as many rise as fall: another try, no more
+        ((), range(0, 150, 23), "fail"),  # more steps help the defender
+    ],
+)
+def test_a_few_images_that_fall_later_are_enough(
+    register: Register, late: Any, lucky: Any, verdict: str
+) -> None:
+    """Six changes in one direction are significant at 5% one by one, five of 100 were not."""
+
+    @register("late", access="score")
+    def late_attack(
+        model: nn.Module,
+        x: Images,
+        y: Labels,
+        threat: ThreatModel,
+        *,
+        targets: Any = None,
+        steps: int = 10,
+    ) -> Images:
+        """Turn dark after as many steps as an image's second value says, or before them."""
+        needs = 100 * x[:, 0, 0, 1]
+        turns = torch.where(x[:, 0, 1, 1] > 0.5, needs > steps, needs <= steps)
+        x_adv = x.clone()
+        x_adv[turns, 0, 0, 0] = 0.4
+        return x_adv
+
+    x = torch.full((150, 1, 2, 2), 0.9)
+    x[:, 0, 1, 1] = 0.0
+    x[list(late), 0, 0, 1] = 0.2
+    x[list(lucky), 0, 0, 1] = 0.2
+    x[list(lucky), 0, 1, 1] = 1.0
+    e = checked(Bright(), x, torch.zeros(150, dtype=torch.int64), "late", Linf(0.5))
+    finding = next(f for f in e.record["findings"] if f["check"] == "more_steps")
+    assert finding["evidence"]["n"] == 133
+    assert finding["verdict"] == verdict, finding["says"]
+    fall, rise = (sum(i < 133 for i in group) for group in (late, lucky))
+    assert finding["evidence"]["steps_x3"] - finding["evidence"]["steps_x1"] == pytest.approx(
+        (rise - fall) / 133
+    )
+    if not (fall and rise):
+        assert finding["evidence"]["p"] == pytest.approx(0.5 ** (fall + rise))
 
 
 def test_an_attack_that_starts_from_few_steps_has_not_converged(x: Tensor) -> None:
