@@ -11,7 +11,12 @@ from torch import nn
 from redoubtable.registry import Registry
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
-"""Factories with keyword-only arguments; each returns a network that maps images to logits."""
+"""Factories with keyword-only arguments.
+
+Facts: `paper`; `input`, the (C, H, W) that the defaults are made for; `output`, "logits" of a
+classifier or detector, or "images" of a denoiser; `parameters`, their number at the defaults; and
+`alias`, the entry's usual name where it has two.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,17 @@ def create(name: str, **arguments: Any) -> nn.Module:
             raise ValueError(f"model {name!r} has no argument {key!r}; {hint}")
     model = factory(**arguments)
     defaults = {p.name: p.default for p in parameters.values()}
-    model.architecture = Architecture(name, {**defaults, **arguments})  # type: ignore[assignment]
+    return remember(model, Architecture(name, as_json({**defaults, **arguments})))
+
+
+def as_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as a card gives them back: a list where there was a tuple."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
+
+
+def remember(model: nn.Module, architecture: Architecture) -> nn.Module:
+    """Write into a network what it was built from, for `architecture_of`; return the network."""
+    model.architecture = architecture  # type: ignore[assignment]
     return model
 
 
@@ -73,3 +88,14 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {size!r}")
+
+
+def check_rates(**rates: float) -> None:
+    """Refuse shares, given by name, that are not in [0, 1).
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise ValueError(f"`{name}` must be at least 0 and below 1, got {rate!r}")

@@ -29,16 +29,18 @@ class Normalize(nn.Module):
         self, mean: float | Sequence[float] = 0.5, std: float | Sequence[float] = 0.5
     ) -> None:
         super().__init__()
-        # Buffers: they move with the model and are saved with it, but are not trained.
-        self.register_buffer("mean", _per_channel("mean", mean))
-        self.register_buffer("std", _per_channel("std", std))
-        if not bool((self.std > 0).all()):
+        means, stds = _per_channel("mean", mean), _per_channel("std", std)
+        if not bool((stds > 0).all()):
             raise ValueError(f"`std` must be positive, got {std}")
-        if 1 != self.mean.numel() != self.std.numel() != 1:
+        if 1 != means.numel() != stds.numel() != 1:
             raise ValueError(
-                f"`mean` and `std` must name as many channels, got {self.mean.numel()} and "
-                f"{self.std.numel()}"
+                f"`mean` and `std` must name as many channels, got {means.numel()} and "
+                f"{stds.numel()}"
             )
+        # Buffers: they move with the model and are saved with it, but are not trained. They are
+        # checked on the CPU, since on the meta device they have no values.
+        self.register_buffer("mean", means.to(torch.get_default_device()))
+        self.register_buffer("std", stds.to(torch.get_default_device()))
 
     def forward(self, x: Images) -> Tensor:
         """Return the normalised images, in the shape of `x`."""
@@ -51,7 +53,7 @@ class Normalize(nn.Module):
 
 def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
     try:
-        return torch.as_tensor(value, dtype=torch.float32).reshape(1, -1, 1, 1)
+        return torch.as_tensor(value, dtype=torch.float32, device="cpu").reshape(1, -1, 1, 1)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"`{name}` must be a number, or one number per channel, got {value!r}"

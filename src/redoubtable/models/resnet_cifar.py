@@ -97,7 +97,7 @@ class ResNetCifar(nn.Module):
 _PAPER = "He et al. 2016, https://arxiv.org/abs/1512.03385"
 
 
-@MODELS.register("resnet20", paper=_PAPER, input=(3, 32, 32))
+@MODELS.register("resnet20", paper=_PAPER, input=(3, 32, 32), output="logits", parameters=269_722)
 def resnet20(
     *,
     classes: int = 10,
@@ -119,7 +119,7 @@ def resnet20(
     return ResNetCifar(3, classes, channels, mean, std)
 
 
-@MODELS.register("resnet56", paper=_PAPER, input=(3, 32, 32))
+@MODELS.register("resnet56", paper=_PAPER, input=(3, 32, 32), output="logits", parameters=853_018)
 def resnet56(
     *,
     classes: int = 10,
@@ -134,7 +134,9 @@ def resnet56(
     return ResNetCifar(9, classes, channels, mean, std)
 
 
-@MODELS.register("resnet110", paper=_PAPER, input=(3, 32, 32))
+@MODELS.register(
+    "resnet110", paper=_PAPER, input=(3, 32, 32), output="logits", parameters=1_727_962
+)
 def resnet110(
     *,
     classes: int = 10,

@@ -48,7 +48,7 @@ def _stage(channels: int, width: int, stride: int) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(width), nn.ReLU()]
 
 
-@MODELS.register("small_cnn", paper=None, input=(1, 28, 28))
+@MODELS.register("small_cnn", paper=None, input=(1, 28, 28), output="logits", parameters=66_154)
 def small_cnn(
     *,
     classes: int = 10,
