@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from redoubtable.models import (
@@ -18,7 +18,6 @@ from redoubtable.models import (
 )
 from redoubtable.seeding import seeded
 
-NAMES = [entry.name for entry in MODELS]
 SHALLOW = ["small_cnn", "resnet20"]
 
 
@@ -76,13 +75,6 @@ def test_prediction_does_not_depend_on_the_batch(name):
     alone = torch.cat([model(one[None]) for one in x])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
     assert together.std(0).max() > 1e-3  # the images do matter
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_traced_by_fx_in_both_modes(name):
-    model, x = unsettle(build(name)), images(name, 2)
-    torch.testing.assert_close(fx.symbolic_trace(model)(x), model(x))
-    assert isinstance(fx.symbolic_trace(model.train()), fx.GraphModule)
 
 
 @pytest.mark.parametrize("name", SHALLOW)
