@@ -8,11 +8,13 @@ from redoubtable.models.detector_nets import detector_gong, detector_small
 from redoubtable.models.feinman import feinman_cifar10, feinman_mnist, feinman_svhn
 from redoubtable.models.imagenet import resnet101, vgg16
 from redoubtable.models.normalize import Normalize
+from redoubtable.models.opening import open_model
 from redoubtable.models.penalty import weight_penalty
 from redoubtable.models.preact import preact_resnet18, wrn_28_10, wrn_34_10
 from redoubtable.models.resnet import resnet18, resnet50
 from redoubtable.models.resnet_cifar import resnet20, resnet56, resnet110
 from redoubtable.models.small_cnn import small_cnn
+from redoubtable.models.weights import load_weights
 
 __all__ = [
     "MODELS",
@@ -32,6 +34,8 @@ __all__ = [
     "feinman_mnist",
     "feinman_svhn",
     "load_model",
+    "load_weights",
+    "open_model",
     "preact_resnet18",
     "read_card",
     "resnet18",

@@ -15,7 +15,9 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from redoubtable.files import make_folder, read_json, write_bytes, write_json
-from redoubtable.models.catalogue import create
+from redoubtable.models.catalogue import Architecture, architecture_of, create, remember
+from redoubtable.models.factories import build, find_factory, is_foreign
+from redoubtable.models.weights import fit_weights
 from redoubtable.version import __version__
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -37,7 +39,7 @@ class Card:
     """What is known of a saved model.
 
     Attributes:
-        architecture: its name in `MODELS`.
+        architecture: its name in `MODELS`, or `package.module:factory` of a user's own.
         arguments: keyword arguments of its factory.
         classes: number of logits.
         data: what it was trained on: name, split, number of images, their shape, digest.
@@ -115,13 +117,26 @@ def read_card(folder: str | Path) -> Card:
     return Card(**values)
 
 
-def load_model(folder: str | Path) -> nn.Module:
+def load_model(folder: str | Path, *, factory: str | None = None) -> nn.Module:
     """Load a saved model, in evaluation mode, on the CPU, bit for bit as it was saved.
 
+    Needs no network access, also where the model had started from downloaded weights.
+
+    Args:
+        folder: that `save_model` wrote.
+        factory: `package.module:factory` of a user's own network, exactly as on its card. Code is
+            never imported on the word of a card: a folder from elsewhere could name any.
+
     Raises:
-        ValueError: a file is missing or damaged, or the two don't belong together.
+        ValueError: a file is missing or damaged, the two don't belong together, or the card names
+            a factory that `factory` does not.
     """
     card = read_card(folder)
+    if factory != card.architecture and (factory is not None or is_foreign(card.architecture)):
+        raise ValueError(
+            f"the model in {folder} is built by {card.architecture!r}, and `factory` must name the "
+            f"same, got {factory!r}; pass factory={card.architecture!r} if you trust that code"
+        )
     path = Path(folder) / WEIGHTS
     try:
         weights = path.read_bytes()
@@ -134,12 +149,27 @@ def load_model(folder: str | Path) -> nn.Module:
         raise ValueError(
             f"the weights at {path} are damaged, or not those that {CARD} describes; {_AGAIN}"
         )
-    model = create(card.architecture, **card.arguments)
+    model = _rebuilt(card)
     try:
-        model.load_state_dict(load_tensors(weights))
-    except (RuntimeError, SafetensorError) as error:
+        fit_weights(model, load_tensors(weights))
+    except (ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"the weights at {path} don't fit {card.architecture} ({reason}); {_AGAIN}"
         ) from None
     return model.eval()
+
+
+def _rebuilt(card: Card) -> nn.Module:
+    """The network of a card, before its weights are loaded."""
+    # What it started from is overwritten in a moment, so nothing is downloaded for it.
+    fresh = {"pretrained": False} if card.arguments.get("pretrained") else {}
+    arguments = {**card.arguments, **fresh}
+    name = card.architecture
+    if is_foreign(name):
+        model = build(name, find_factory(name), arguments)
+    else:
+        model = create(name, **arguments)
+    made = architecture_of(model)
+    known = made.arguments if made else {}
+    return remember(model, Architecture(name, {**known, **card.arguments}))
