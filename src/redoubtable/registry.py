@@ -4,7 +4,7 @@ import difflib
 import inspect
 import math
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, UnionType
 from typing import Any, Generic, TypeVar
@@ -107,7 +107,8 @@ class Registry(Generic[T]):
         """Read `name` or `name:key=value,...` and check it against the object's signature.
 
         Parameters with a default can be set; their annotations say how to read a
-        value. Numbers may be fractions, as in `step_size=2/255`.
+        value. Numbers may be fractions, as in `step_size=2/255`, and where several
+        are taken they stand as in `mean=0.5;0.4;0.3`.
 
         Raises:
             ValueError: the name, an argument or a value is not accepted.
@@ -139,8 +140,13 @@ class Registry(Generic[T]):
         for key, value in sorted(arguments.items()):
             words = self._vocabularies.get(key)
             shown = words.name_of(value) if words else None
-            pairs.append(f"{key}={shown or value}")
+            pairs.append(f"{key}={shown or _written(value)}")
         return name + (":" + ",".join(pairs) if pairs else "")
+
+
+def _written(value: Any) -> str:
+    """A value as `_read` reads it."""
+    return ";".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def settable(obj: Any) -> dict[str, Any]:
@@ -190,6 +196,10 @@ def _read(raw: str, annotation: Any, where: str) -> Any:
     truth = bool in options or True in literal or False in literal
     if truth and raw.lower() in ("true", "false"):
         return raw.lower() == "true"
+    numbers = [read_number(part) for part in raw.split(";")]
+    several = any(typing.get_origin(o) is Sequence for o in options) and len(numbers) > 1
+    if several and None not in numbers:
+        return tuple(numbers)
     number = read_number(raw)
     if number is not None:
         if int in options and number == int(number):

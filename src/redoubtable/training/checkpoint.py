@@ -2,16 +2,19 @@
 
 import io
 import json
+import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from redoubtable.files import read_sealed, write_bytes, write_sealed
 
-CHECKPOINT, LOG = "checkpoint.bin", "train.jsonl"
+CHECKPOINT, PREVIOUS, LOG = "checkpoint.bin", "checkpoint.previous.bin", "train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -35,37 +38,68 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """How far an epoch is that has begun.
+
+    Attributes:
+        step: batches done in it.
+        total: (), the sum of the loss over this process's images.
+        seconds: that they took.
+    """
+
+    step: int
+    total: Tensor
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """The state after an epoch, from which training goes on bit for bit.
+    """The state of a run, from which training goes on bit for bit.
 
     Attributes:
         identity: what makes this run this run, by name.
         rows: the log so far; its length is the number of epochs done.
-        model: the model's state dict.
-        optimizer: the optimizer's state dict.
+        begun: how far the next epoch is, or None if it has not begun.
+        tensors: all that training changes, by its place in `Run`: state dicts of the model, the
+            optimizer and the like.
     """
 
     identity: Mapping[str, str]
     rows: tuple[Epoch, ...]
-    model: Mapping[str, Any]
-    optimizer: Mapping[str, Any]
+    begun: Begun | None
+    tensors: Mapping[str, Any]
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint and then the log that it implies, each whole or not at all.
 
-    The log is written anew from the checkpoint's rows, so no epoch can stand in it twice.
+    The one before is kept beside it. Where nothing can be written, as on a full disk, training need
+    not end: the last one stays, and a warning says so. The log is written anew from the
+    checkpoint's rows, so no epoch can stand in it twice.
     """
     buffer = io.BytesIO()
+    begun = checkpoint.begun
     content = {
         "identity": dict(checkpoint.identity),
         "rows": [asdict(row) for row in checkpoint.rows],
-        "model": dict(checkpoint.model),
-        "optimizer": dict(checkpoint.optimizer),
+        "begun": None if begun is None else (begun.step, begun.total.cpu(), begun.seconds),
+        "tensors": dict(checkpoint.tensors),
     }
     torch.save(content, buffer)
-    write_sealed(folder / CHECKPOINT, buffer.getvalue())
-    write_log(folder, checkpoint.rows)
+    path, previous, new = (folder / n for n in (CHECKPOINT, PREVIOUS, f".{CHECKPOINT}.new"))
+    try:
+        write_sealed(new, buffer.getvalue())
+        if path.exists():
+            os.replace(path, previous)
+        os.replace(new, path)
+        write_log(folder, checkpoint.rows)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(
+            f"no checkpoint after epoch {len(checkpoint.rows)} could be written to {folder} "
+            f"({reason}); training goes on, the one before stays, make room",
+            stacklevel=2,
+        )
 
 
 def write_log(folder: Path, rows: tuple[Epoch, ...]) -> None:
@@ -75,24 +109,31 @@ def write_log(folder: Path, rows: tuple[Epoch, ...]) -> None:
 
 
 def read_checkpoint(folder: Path, identity: Mapping[str, str]) -> Checkpoint | None:
-    """Read the checkpoint of a run; None if the folder has none yet.
+    """Read the last whole checkpoint of a run; None if the folder has none yet.
+
+    Where the last one is damaged, or a kill came while it was put in place, the one before it is
+    taken and put in its stead, and a warning says so.
 
     Raises:
-        ValueError: the file is damaged, or it belongs to a run with another identity.
+        ValueError: both are damaged, or the last belongs to a run with another identity.
     """
-    path = folder / CHECKPOINT
-    if not path.exists():
+    path, previous = folder / CHECKPOINT, folder / PREVIOUS
+    if not path.exists() and not previous.exists():
         return None
-    content = read_sealed(path, "training checkpoint")
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        rows = tuple(Epoch(**row) for row in found["rows"])
-        checkpoint = Checkpoint(found["identity"], rows, found["model"], found["optimizer"])
-    except Exception as error:  # whatever torch.load meets in a file that is not ours
-        reason = str(error).split("\n", 1)[0]
-        raise ValueError(
-            f"the training checkpoint at {path} can't be read ({reason}); delete it to start again"
-        ) from None
+        checkpoint = _read(path)
+    except ValueError as error:
+        if not previous.exists():
+            raise
+        try:
+            checkpoint = _read(previous)
+        except ValueError:
+            raise error from None
+        os.replace(previous, path)
+        done = f"after epoch {len(checkpoint.rows)}"
+        if checkpoint.begun is not None:
+            done += f" and {checkpoint.begun.step} steps"
+        warnings.warn(f"{error}; the one before it is used instead, {done}", stacklevel=2)
     there = checkpoint.identity
     for key in sorted({*identity, *there}):
         if identity.get(key) != there.get(key):
@@ -101,3 +142,17 @@ def read_checkpoint(folder: Path, identity: Mapping[str, str]) -> Checkpoint | N
                 f"{identity.get(key)}; choose another folder, or delete {path} to start again"
             )
     return checkpoint
+
+
+def _read(path: Path) -> Checkpoint:
+    content = read_sealed(path, "training checkpoint")
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        rows = tuple(Epoch(**row) for row in found["rows"])
+        begun = None if found["begun"] is None else Begun(*found["begun"])
+        return Checkpoint(found["identity"], rows, begun, found["tensors"])
+    except Exception as error:  # whatever torch.load meets in a file that is not ours
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(
+            f"the training checkpoint at {path} can't be read ({reason}); delete it to start again"
+        ) from None

@@ -1,19 +1,24 @@
 """Training, start to finish: resume, epochs, checkpoints, and the model that is kept."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from redoubtable.data import Dataset
+from redoubtable.data import ImageSet
 from redoubtable.files import digest_model, make_folder
 from redoubtable.models import Architecture, Card, architecture_of, load_model, save_model
 from redoubtable.registry import Bound
+from redoubtable.training.board import board
 from redoubtable.training.checkpoint import (
+    PREVIOUS,
+    Begun,
     Checkpoint,
     Epoch,
     read_checkpoint,
@@ -23,6 +28,9 @@ from redoubtable.training.checkpoint import (
 from redoubtable.training.recipes import RECIPES, Recipe
 from redoubtable.training.run import Run, Show
 from redoubtable.training.settings import Settings
+
+_MINUTES = 10.0
+"""Between two checkpoints within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -47,40 +55,50 @@ class Trained:
 
 def train(
     model: nn.Module,
-    data: Dataset,
+    data: ImageSet,
     recipe: str | Bound[Callable[..., Recipe]],
     settings: Settings,
     *,
-    validation: Dataset | None = None,
+    validation: ImageSet | None = None,
     out: str | Path | None = None,
+    workers: int = 0,
+    tensorboard: bool = False,
+    command: str | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train a network by stochastic gradient descent, resumably.
+    """Train a network by gradient descent, resumably, in one process or in several.
 
-    Each epoch draws the order of the images, their augmentation and what the recipe draws from
-    `seeded("train", seed, epoch)`, and nothing else carries randomness over. So a run that was
-    killed and is called again with the same arguments goes on after its last whole epoch and, on
-    the same machine with as many threads, ends in the same weights bit for bit as one that was not.
+    Started by `accelerate launch` or `torchrun`, every process calls this with the same arguments
+    and trains on its share of each batch; the order and the moves of the images are those of one
+    process. Order, moves and what the recipe draws are named by the seed, the epoch, the step and
+    the process, and nothing else carries randomness over. So a run that was killed and is called
+    again with the same arguments goes on after its last checkpoint and, on the same machine with as
+    many threads, ends in the same weights bit for bit as one that was not. There is a checkpoint
+    after every epoch and, in one process, every ten minutes.
 
     Args:
         model: trained in place on the device that it is on, its memory layout changed to channels
-            last. With `out` it must come from `create`, so that it can be built again.
+            last. With `out` it must come from `create` or `open_model`, so that it can be built
+            again.
         data: what it is trained on.
         recipe: a text for `RECIPES` ("subsampled:rate=0.9"), or what a registry made of one.
         settings: epochs, learning rate and the like.
         validation: after each epoch the accuracy on it is measured, in float32; it has no
             influence on the training.
-        out: folder for the checkpoint, the log `train.jsonl` and, at the end, the model with its
+        out: folder for the checkpoints, the log `train.jsonl` and, at the end, the model with its
             card. A folder that holds the same run resumes it, or returns at once if it is
             finished; the weights that `model` then came with don't count.
+        workers: processes that read image files ahead; no use for data in memory.
+        tensorboard: also write the log for TensorBoard, to `out`/tensorboard.
+        command: what a stranger would type to get this model, for the card.
         progress: show one progress bar on standard error.
 
     Returns:
         The trained model in evaluation mode, and the log.
 
     Raises:
-        ValueError: the data don't fit each other, the folder holds another run or a damaged
-            checkpoint, the recipe is unknown, or the loss became NaN or infinite.
+        ValueError: the data don't fit each other or the model, the folder holds another run or
+            damaged checkpoints, the recipe is unknown, or the loss became NaN or infinite.
     """
     bound = RECIPES.bind(recipe) if isinstance(recipe, str) else recipe
     if validation is not None and validation.shape[0] != data.shape[0]:
@@ -88,65 +106,102 @@ def train(
             f"`validation` must have images like `data`, of {data.shape[0]} channels, got "
             f"{validation.shape[0]}"
         )
+    if tensorboard and out is None:
+        raise ValueError("`tensorboard` needs `out`, the folder to write to")
     folder = None if out is None else Path(out)
-    loss_of = bound.entry.obj(**bound.arguments)
-    run = Run(model, data, validation, loss_of, settings)
-    rows: tuple[Epoch, ...] = ()
-    identity: dict[str, str] = {}
+    loss = bound.entry.obj(**bound.arguments)
+    run = Run(model, data, validation, loss, settings, workers)
+    processes = run.processes
+    keeper = None
     if folder is not None:
-        architecture = architecture_of(model)
-        if architecture is None:
-            raise ValueError(
-                "`model` must come from `redoubtable.models.create` to be saved with `out`, since "
-                "its card says how to build it; or leave out=None and save it yourself"
-            )
-        make_folder(folder)
-        identity = _identity(architecture, data, validation, bound.text, settings)
-        rows = _resume(run, folder, identity)
-    with _bar(run, len(rows), progress) as show:
-        for epoch in range(len(rows) + 1, settings.epochs + 1):
-            rows = (*rows, run.epoch(epoch, show))
-            if folder is not None:
-                state = Checkpoint(identity, rows, model.state_dict(), run.optimizer.state_dict())
-                write_checkpoint(folder, state)
+        keeper = _Keeper(folder, run, _identity(run, bound.text, _architecture(model)))
+    try:
+        rows, begun = keeper.resume() if keeper else ((), None)
+        with (
+            _bar(run, len(rows), progress and processes.first) as show,
+            board(folder, rows, tensorboard and processes.first) as log,
+        ):
+            for epoch in range(len(rows) + 1, settings.epochs + 1):
+                keep = keeper.within(rows) if keeper and processes.count == 1 else None
+                rows = (*rows, run.epoch(epoch, show, begun, keep))
+                begun = None
+                log(rows[-1])
+                if keeper:
+                    keeper.write(rows, None)
+    finally:
+        processes.release()
+    if run.average is not None:
+        model.load_state_dict(run.average.model.state_dict())
+    run.optimizer.zero_grad()  # nothing of the training stays on the model but its weights
     model.eval()
-    if folder is not None:
-        _save(folder, run, bound.text, rows[-1])
+    if folder is not None and processes.first:
+        _save(folder, run, bound.text, rows[-1], command)
     return Trained(model, rows, folder)
 
 
-def _identity(
-    architecture: Architecture,
-    data: Dataset,
-    validation: Dataset | None,
-    recipe: str,
-    settings: Settings,
-) -> dict[str, str]:
+def _architecture(model: nn.Module) -> Architecture:
+    architecture = architecture_of(model)
+    if architecture is None:
+        raise ValueError(
+            "`model` must come from `redoubtable.models.create` to be saved with `out`, since "
+            "its card says how to build it; or leave out=None and save it yourself"
+        )
+    return architecture
+
+
+def _identity(run: Run, recipe: str, architecture: Architecture) -> dict[str, str]:
     """What two runs must have in common to be one: all but the first weights, which are drawn."""
-    sets = {"data": data, "validation data": validation}
+    sets = {"data": run.data, "validation data": run.validation}
     return {
         "architecture": architecture.text,
         **{k: f"{d.name} {d.split} {d.digest()}" if d else "none" for k, d in sets.items()},
         "recipe": recipe,
-        **{k: str(v) for k, v in asdict(settings).items()},
+        "number of processes": str(run.processes.count),
+        **{k: str(v) for k, v in asdict(run.settings).items()},
     }
 
 
-def _resume(run: Run, folder: Path, identity: Mapping[str, str]) -> tuple[Epoch, ...]:
-    """Put the folder's state into the run, if there is one; return the epochs it already has."""
-    checkpoint = read_checkpoint(folder, identity)
-    if checkpoint is None:
-        return ()
-    run.model.load_state_dict(checkpoint.model)
-    run.optimizer.load_state_dict(dict(checkpoint.optimizer))
-    write_log(folder, checkpoint.rows)  # a kill may have come between the checkpoint and its log
-    return checkpoint.rows
+class _Keeper:
+    """Writes and reads the checkpoints of a run; of several processes the first does."""
+
+    def __init__(self, folder: Path, run: Run, identity: dict[str, str]) -> None:
+        self._folder, self._run, self._identity = folder, run, identity
+        self._written = time.monotonic()
+        if run.processes.first:
+            make_folder(folder)
+
+    def resume(self) -> tuple[tuple[Epoch, ...], Begun | None]:
+        """Put the folder's state into the run, if there is one; return how far it is."""
+        run = self._run
+        found = read_checkpoint(self._folder, self._identity) if run.processes.first else None
+        checkpoint = run.processes.from_first(found)
+        if checkpoint is None:
+            return (), None
+        run.load_state(checkpoint.tensors)
+        if run.processes.first:  # a kill may have come between the checkpoint and its log
+            write_log(self._folder, checkpoint.rows)
+        return checkpoint.rows, checkpoint.begun
+
+    def write(self, rows: tuple[Epoch, ...], begun: Begun | None) -> None:
+        """Write the state of the run after these epochs and what has begun of the next."""
+        tensors = self._run.state()
+        if self._run.processes.first:
+            write_checkpoint(self._folder, Checkpoint(self._identity, rows, begun, tensors))
+        self._written = time.monotonic()
+
+    def within(self, rows: tuple[Epoch, ...]) -> Callable[[Begun], None]:
+        """Return what writes a checkpoint within the epoch after `rows`, now and then."""
+
+        def keep(begun: Begun) -> None:
+            if time.monotonic() - self._written > 60 * _MINUTES:
+                self.write(rows, begun)
+
+        return keep
 
 
-def _save(folder: Path, run: Run, recipe: str, last: Epoch) -> None:
+def _save(folder: Path, run: Run, recipe: str, last: Epoch, command: str | None) -> None:
     """Write the model and its card, unless the folder has them: a card keeps its versions."""
-    architecture = architecture_of(run.model)
-    assert architecture is not None  # `train` has refused such a model
+    architecture = _architecture(run.model)
     with contextlib.suppress(ValueError):
         if digest_model(load_model(folder)) == digest_model(run.model):
             return
@@ -154,22 +209,24 @@ def _save(folder: Path, run: Run, recipe: str, last: Epoch) -> None:
     if last.validation_accuracy is not None:
         metrics["validation_accuracy"] = last.validation_accuracy
     data = run.data
+    about: dict[str, Any] = {
+        "name": data.name,
+        "split": data.split,
+        "images": len(data),
+        "shape": list(data.shape),
+        "digest": data.digest(),
+    }
     card = Card(
         architecture=architecture.name,
         arguments=architecture.arguments,
         classes=run.classes,
-        data={
-            "name": data.name,
-            "split": data.split,
-            "images": len(data),
-            "shape": list(data.shape),
-            "digest": data.digest(),
-        },
+        data=about,
         recipe=recipe,
         settings=asdict(run.settings),
         metrics=metrics,
     )
     save_model(folder, run.model, card)
+    (folder / PREVIOUS).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,132 @@
+"""The processes that train one network together; often just one.
+
+Accelerate finds them, wherever `accelerate launch` or `torchrun` started them, and joins their
+gradients. It is asked only where there are several: its state is one for a whole Python process
+and fixes device and precision at first sight, while `train` may be called many times.
+"""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+Place = tuple[nn.Module, str, nn.Module]
+"""A module, the name of one of its children, and that child."""
+
+
+class Processes:
+    """This process and its fellows.
+
+    Attributes:
+        count: how many there are, over all nodes.
+        rank: which one this is, from 0.
+
+    Args:
+        device: that this process computes on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.count, self.rank = 1, 0
+        self._accelerator: Any = None
+        self._replaced: list[Place] = []
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
+
+            # Buffers are joined at the end of an epoch (see `Run`); sent before every pass, they
+            # would change in place under a recipe that passes twice.
+            options = DistributedDataParallelKwargs(broadcast_buffers=False)
+            self._accelerator = Accelerator(
+                cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[options]
+            )
+            self.count = self._accelerator.num_processes
+            self.rank = self._accelerator.process_index
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that shows and writes."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> slice:
+        """Return this process's part of a batch, as even as can be."""
+        n = len(batch)
+        return slice(self.rank * n // self.count, (self.rank + 1) * n // self.count)
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return the model with its gradients averaged over the processes.
+
+        On CUDA devices its batch norms also see the batch of all processes, until `release`; on a
+        processor, where torch has no such thing, each process normalises with its own part.
+        """
+        if self._accelerator is None:
+            return model
+        if device.type == "cuda":
+            self._replaced = synchronise(model)
+        wrapped: nn.Module = self._accelerator.prepare_model(model)
+        return wrapped
+
+    def release(self) -> None:
+        """Put the model's own batch norms back, with what was learnt."""
+        for parent, name, own in self._replaced:
+            own.training = getattr(parent, name).training
+            setattr(parent, name, own)
+        self._replaced = []
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Average running statistics over the processes, in place."""
+        if self._accelerator is None:
+            return
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self._accelerator.reduce(buffer, "mean"))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
+        if self._accelerator is None:
+            return value
+        total: Tensor = self._accelerator.reduce(value, "sum")
+        return total
+
+    def gather(self, value: T) -> list[T]:
+        """Return every process's value, in the order of their ranks."""
+        if self._accelerator is None:
+            return [value]
+        from accelerate.utils import gather_object
+
+        gathered: list[T] = gather_object([value])
+        return gathered
+
+    def from_first(self, value: T) -> T:
+        """Return the value of the first process, to all of them."""
+        if self._accelerator is None:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network itself, without what joins its gradients with other processes'."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        inner: nn.Module = model.module
+        return inner
+    return model
+
+
+def synchronise(model: nn.Module) -> list[Place]:
+    """Replace every batch norm inside by one over all processes that shares its tensors.
+
+    Returns:
+        Where those that were replaced stood.
+    """
+    places: list[Place] = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+    ]
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return places
