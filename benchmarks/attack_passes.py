@@ -1,7 +1,6 @@
 """How fast an attack step is, and a whole attack, beside plain PyTorch and torchattacks.
 
-Paired: every round times each contender once, in turn, so that a drift of the machine hits all of
-them; reported are the medians and the median of the ratios round by round.
+Paired (see timing.py); reported are the medians and the median of the ratios round by round.
 
     redoubt train --out MODEL --data cifar10 --root DATA --model resnet20 --precision bf16 \
         --augment crop+flip --epochs 15
@@ -11,8 +10,6 @@ Needs `pip install -e '.[peers]'`.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchattacks
+from timing import compare, rounds
 from torch import nn
 
 from redoubtable.attacks import pgd
@@ -40,33 +38,6 @@ EPS, STEP, STEPS = 8 / 255, 2 / 255, 20
 def plain_pass(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     x = x.clone().requires_grad_()
     torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
-
-
-def rounds(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(repeats + 1):
-        for name, run in contenders.items():
-            with seeded("round", number):
-                started = time.perf_counter()
-                run()
-                if number:
-                    seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def compare(seconds: dict[str, list[float]], images: int, against: str) -> dict[str, Any]:
-    """Images per second and how many times as fast as one of the contenders."""
-    return {
-        name: {
-            "images_per_second": images / statistics.median(times),
-            f"times_{against}": statistics.median(
-                b / t for b, t in zip(seconds[against], times, strict=True)
-            ),
-            "seconds": times,
-        }
-        for name, times in seconds.items()
-    }
 
 
 def one_pass(model: nn.Module, x: torch.Tensor, y: torch.Tensor, repeats: int) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """The command `redoubt`: one file per sub-command."""
 
+import warnings
+
 import typer
 
 from redoubtable.cli.catalogue import env, listing
 from redoubtable.cli.demo import demo
+from redoubtable.cli.errors import one_line_warning
 from redoubtable.cli.evaluate import evaluate
+from redoubtable.cli.store import store
 from redoubtable.cli.train import train
 from redoubtable.version import __version__
 
@@ -18,6 +22,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("train")(train)
+app.command("store")(store)
 app.command("evaluate")(evaluate)
 app.command("list")(listing)
 app.command("env")(env)
@@ -40,4 +45,5 @@ def _main(
 
 def main() -> None:
     """Run the command line."""
+    warnings.showwarning = one_line_warning
     app()

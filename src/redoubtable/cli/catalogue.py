@@ -19,7 +19,7 @@ from redoubtable.evaluation import environment
 from redoubtable.losses import LOSSES
 from redoubtable.models import MODELS
 from redoubtable.registry import Entry, Registry, settable
-from redoubtable.training import RECIPES
+from redoubtable.training import PRESETS, RECIPES
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
     "attacks": ATTACKS,
@@ -27,6 +27,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "scores": SCORES,
     "models": MODELS,
     "recipes": RECIPES,
+    "presets": PRESETS,
     "data": DATASETS,
     "losses": LOSSES,
 }
@@ -92,7 +93,7 @@ def listing(
         bool, typer.Option("--markdown", help="Print the tables of the README.")
     ] = False,
 ) -> None:
-    """List attacks, defenses, scores, models, recipes, data and losses, with facts and arguments.
+    """List attacks, defenses, models, recipes, data and more, with their facts and arguments.
 
     Examples:
         redoubt list attacks

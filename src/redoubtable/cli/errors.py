@@ -32,3 +32,8 @@ def one_line_errors(command: Command) -> Command:
             raise typer.Exit(130) from None
 
     return guarded  # type: ignore[return-value]
+
+
+def one_line_warning(message: Warning | str, *place: Any, **more: Any) -> None:
+    """Print a warning as one line on the error stream, without the place in the code."""
+    print(f"redoubt: warning: {' '.join(str(message).split())}", file=sys.stderr)

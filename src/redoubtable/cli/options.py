@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,8 +13,23 @@ import typer
 Seed = Annotated[int, typer.Option(help="Names every random draw: same seed, same result.", min=0)]
 Root = Annotated[
     Path | None,
-    typer.Option(help="Folder of .npz data sets; by default the one REDOUBT_DATA names."),
+    typer.Option(help="Folder of data sets; by default the one REDOUBT_DATA names."),
 ]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side that an image folder's files are resized and cut to.")
+]
+Channels = Annotated[int | None, typer.Option(help="1 for grey or 3 for colour, of image files.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Only these: names with commas, a file with a name a line, or imagenet-201."),
+]
+Sizes = Annotated[
+    str | None, typer.Option(help="Split anew: train=10854,validation=1206,test=2010.")
+]
+Draw = Annotated[str, typer.Option(help="How --sizes draws: stratified or random.")]
+Damaged = Annotated[str, typer.Option(help="Unreadable image files: refuse or skip.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a known data set into --root.")]
+Workers = Annotated[int, typer.Option(help="Processes that read image files ahead.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, no table.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1.")]
 
@@ -21,11 +37,15 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cu
 def device_of(name: str) -> torch.device:
     """Return the device of a name; "auto" takes a CUDA device where there is one.
 
+    Of several processes on one machine each takes its own.
+
     Raises:
         ValueError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name != "cpu" and name.partition(":")[0] != "cuda":
         raise ValueError(f"unknown device {name!r}; write auto, cpu, cuda or cuda:1")
     try:
@@ -34,6 +54,47 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise ValueError(f"there is no device {name} here; write --device cpu") from None
     return device
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that shows and writes; one alone is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def reading(
+    root: Path | None,
+    image_size: int | None,
+    channels: int | None,
+    classes: str | None,
+    sizes: str | None,
+    draw: str,
+    damaged: str,
+    download: bool,
+    workers: int,
+) -> dict[str, Any]:
+    """Return the arguments of `redoubtable.data.read` that the options of data ask for.
+
+    Raises:
+        ValueError: `sizes` is not as in train=100,test=20.
+    """
+    return {
+        "root": root,
+        "size": image_size,
+        "channels": channels,
+        "classes": classes.split(",") if classes and "," in classes else classes,
+        "sizes": None if sizes is None else _read_sizes(sizes),
+        "draw": draw,
+        "damaged": damaged,
+        "download": download,
+        "workers": workers,
+    }
+
+
+def _read_sizes(text: str) -> dict[str, int]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(equals and value.strip().isdigit() for _, equals, value in pairs):
+        raise ValueError(f"`sizes` must be written as in train=100,test=20, got {text!r}")
+    return {name.strip(): int(value) for name, _, value in pairs}
 
 
 def command_line() -> str:
