@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, final, get_args
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from redoubtable.data.memory import check_room, free_bytes
 from redoubtable.data.workers import in_order
-from redoubtable.types import Images, Labels, check_labels
+from redoubtable.types import Images, Labels, LazyImages, check_labels
 
 Split = Literal["train", "validation", "test"]
 
@@ -92,7 +92,7 @@ class ImageSet(ABC):
 
     def batches(
         self, batches: Sequence[Tensor], device: torch.device | str, workers: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Go through batches of images and their labels, both on `device`.
 
         Args:
@@ -128,9 +128,9 @@ class ImageSet(ABC):
             images[index[0] : index[-1] + 1] = to_unit(batch)
         return images, self.labels.clone()
 
-    def lazy(self) -> "LazyImages":
+    def lazy(self) -> LazyImages:
         """Return the images as floats that are made when they are asked for."""
-        return LazyImages(self)
+        return _View(self)
 
     def digest(self) -> str:
         """Return 16 hex digits that name images and labels by their content, however stored."""
@@ -155,7 +155,7 @@ class _Batches:
         return self.data.read(self.batches[number]).permute(0, 2, 3, 1).contiguous()
 
 
-class LazyImages:
+class _View:
     """Float images that are read when they are asked for.
 
     Attributes:
@@ -253,7 +253,7 @@ class Dataset(ImageSet):
 
     def batches(
         self, batches: Sequence[Tensor], device: torch.device | str, workers: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Go through batches of images and their labels; see `ImageSet.batches`.
 
         A set of at most a quarter of the device's free memory is put there once and stays; a

@@ -1,6 +1,7 @@
 """The data set that comes with the package: real handwritten digits, for tests and examples."""
 
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -8,18 +9,31 @@ import torch
 from sklearn.datasets import load_digits
 
 from redoubtable.data.dataset import Dataset
+from redoubtable.data.source import DATASETS, Source, pool_in_memory
 from redoubtable.data.splits import draw_part
 
 _SIDE, _STORED = 28, 8
 _TEST, _VALIDATION = 500, 300
 
 
-def read_digits(split: str) -> Dataset:
-    """Read one split of scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998).
+@DATASETS.register(
+    "digits",
+    shape=(1, 28, 28),
+    classes=10,
+    sizes={"train": 997, "validation": 300, "test": 500},
+    source="scikit-learn; Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80",
+)
+def open_digits(root: Path | None, download: bool) -> Source:
+    """Scikit-learn's 1,797 handwritten digits (Alpaydin and Kaynak 1998); they need no file.
 
     The 8x8 images with 17 grey levels are resized bilinearly to 28x28 and rounded to 8 bits. 997
     images are for training, 300 for validation, 500 for testing, each with the classes' shares.
     """
+    parts = {split: partial(_read, split) for split in ("train", "validation", "test")}
+    return Source("digits", "digits", parts, pool_in_memory)
+
+
+def _read(split: str) -> Dataset:
     images, labels = _everything()
     test = draw_part(labels, _TEST / len(labels), "split", "digits", "test")
     rest = torch.nonzero(~test).flatten()

@@ -2,54 +2,50 @@
 
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from redoubtable.data.dataset import Dataset
-from redoubtable.data.splits import draw_part
+from redoubtable.data.source import Source, pool_in_memory
 
 Array = npt.NDArray[Any]
-_VALIDATION_SHARE = 0.1
 
 
-def read_npz(path: Path, split: str) -> Dataset:
-    """Read one split of a `.npz` file; nothing in it is ever unpickled.
-
-    Validation is a tenth of the training part: drawn class by class, named by the file's name so
-    that every run and machine has the same, and in whole tracks where the file has `track_train`.
-    The test part is the file's, untouched.
+def open_npz(path: Path) -> Source:
+    """Return a `.npz` file as a data set of two parts; nothing in it is ever unpickled.
 
     Args:
         path: a file with images `x_train, x_test` as uint8 (N, H, W, C) or (N, H, W), labels
             `y_train, y_test` as whole numbers (N,), and optionally `track_train` likewise.
-        split: train, validation or test.
+    """
+    parts = {split: partial(_read, path, split) for split in ("train", "test")}
+    return Source(path.stem, str(path), parts, pool_in_memory)
+
+
+def _read(path: Path, part: str) -> Dataset:
+    """Read one part whole; the other one's images are not read.
 
     Raises:
-        ValueError: the file is missing or damaged, lacks an array, or an array has the wrong type,
-            shape or length.
+        ValueError: the file is missing or damaged, lacks an array, an array has the wrong type,
+            shape or length, or the parts have images of different shapes.
     """
-    part = "test" if split == "test" else "train"
     arrays = _arrays(path, [f"x_{part}", "y_train", "y_test"], ["track_train"])
     images = _images(arrays[f"x_{part}"], f"x_{part}", path)
     both = {p: _whole_numbers(arrays[f"y_{p}"], f"y_{p}", path) for p in ("train", "test")}
     labels = both[part]
     _same_length(images, labels, f"x_{part}", f"y_{part}", path)
+    _same_shape(path)
     tracks = None
     if part == "train" and "track_train" in arrays:
         tracks = _whole_numbers(arrays["track_train"], "track_train", path)
         _same_length(tracks, labels, "track_train", "y_train", path)
     classes = 1 + max(int(y.max()) for y in both.values())
-    whole = Dataset(path.stem, split, images, labels, classes, tracks)
-    if split == "test":
-        return whole
-    inside = draw_part(labels, _VALIDATION_SHARE, "split", path.stem, "validation", tracks=tracks)
-    if not inside.any():
-        raise ValueError(f"{path} has too few training images to draw a validation split from")
-    return whole.take(inside if split == "validation" else ~inside)
+    return Dataset(path.stem, part, images, labels, classes, tracks)
 
 
 def _arrays(path: Path, needed: list[str], optional: list[str]) -> dict[str, Array]:
@@ -114,3 +110,25 @@ def _whole_numbers(y: Array, key: str, path: Path) -> torch.Tensor:
 def _same_length(a: torch.Tensor, b: torch.Tensor, a_key: str, b_key: str, path: Path) -> None:
     if len(a) != len(b):
         raise ValueError(f"{a_key} and {b_key} in {path} differ in length: {len(a)} and {len(b)}")
+
+
+def _same_shape(path: Path) -> None:
+    """Compare the images of both parts by the heads of their arrays, where the file has both."""
+    shapes = {}
+    with zipfile.ZipFile(path) as archive:
+        for key in ("x_train", "x_test"):
+            if f"{key}.npy" in archive.namelist():
+                with archive.open(f"{key}.npy") as file:
+                    shapes[key] = _shape(file)[1:]
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"x_train and x_test in {path} must have images of one shape, got {shapes['x_train']} "
+            f"and {shapes['x_test']}; resize one of them"
+        )
+
+
+def _shape(file: IO[bytes]) -> tuple[int, ...]:
+    read = np.lib.format.read_array_header_1_0
+    if np.lib.format.read_magic(file) != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    return read(file)[0]

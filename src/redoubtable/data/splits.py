@@ -1,5 +1,7 @@
 """Splits that are the same on every machine, keep the classes' shares and never cut a track."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -45,6 +47,84 @@ def draw_part(labels: Labels, share: float, *key: object, tracks: Tensor | None 
         units = np.flatnonzero(class_of_unit == label)
         drawn[random.permutation(units)[: quotas[label]]] = True
     return torch.from_numpy(drawn[unit_of.reshape(-1)])
+
+
+def draw_sizes(
+    labels: Labels,
+    sizes: Mapping[str, int],
+    draw: str,
+    *key: object,
+    tracks: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Draw parts of stated sizes that share no image, and no track where there are any.
+
+    Args:
+        labels: (N,) classes, each of them there.
+        sizes: how many images each part gets.
+        draw: `stratified` keeps the classes' shares in each part, `balanced` takes as many of each
+            class, `random` looks at no class.
+        key: names the randomness.
+        tracks: (N,) whole numbers that say which images of a class belong together, or None. What
+            is left of a track when a part is full goes to no other part.
+
+    Returns:
+        For each part the indices of its images, ascending.
+
+    Raises:
+        ValueError: there are too few images, of a class or of whole tracks, or the part `train`
+            would lack a class.
+    """
+    wanted, there = sum(sizes.values()), len(labels)
+    if wanted > there:
+        raise ValueError(
+            f"`sizes` must add up to at most {there}, the number of images to draw from, got "
+            f"{wanted}; ask for fewer"
+        )
+    classes = labels.numpy()
+    own = np.arange(there) if tracks is None else tracks.numpy()
+    _, unit_of = np.unique(np.stack([classes, own]), axis=1, return_inverse=True)
+    # Whole units in random order, their images in that of the set.
+    place = generator(*key).permutation(int(unit_of.max()) + 1)[unit_of.reshape(-1)]
+    order = np.argsort(place, kind="stable")
+    group = np.zeros_like(classes) if draw == "random" else classes
+    left = {g: order[group[order] == g] for g in np.unique(group)}
+    found: dict[str, Tensor] = {}
+    for part, size in sizes.items():
+        counts = np.array([len(rest) for rest in left.values()])
+        picked = []
+        for g, quota in zip(left, _quotas(counts, size, draw), strict=True):
+            taken, left[g] = _fill(left[g], quota, place, f"the {part} part")
+            picked.append(taken)
+        found[part] = torch.from_numpy(np.sort(np.concatenate(picked)))
+    lacking = (
+        set(classes.tolist()) - set(classes[found["train"]].tolist()) if "train" in found else ()
+    )
+    if lacking:
+        raise ValueError(
+            f"`sizes` must give train an image of every class, got none of class {min(lacking)} "
+            f"with {sizes['train']}; ask for more, or draw balanced"
+        )
+    return found
+
+
+def _quotas(counts: npt.NDArray[np.int64], size: int, draw: str) -> npt.NDArray[np.int64]:
+    """How many images of each group a part gets."""
+    if draw != "balanced":
+        return _apportion(counts, min(1.0, size / max(1, int(counts.sum()))))
+    return size // len(counts) + (np.arange(len(counts)) < size % len(counts)).astype(np.int64)
+
+
+def _fill(
+    rest: npt.NDArray[np.int64], quota: int, place: npt.NDArray[np.int64], part: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The first images, and those of the tracks that are not begun with them."""
+    if quota > len(rest):
+        raise ValueError(
+            f"`sizes` must leave enough images of each class, in whole tracks, for {part}: got "
+            f"{len(rest)} where {quota} are asked for; ask for fewer"
+        )
+    taken, after = rest[:quota], rest[quota:]
+    return taken, after[place[after] != place[taken[-1]]] if quota else after
 
 
 def _apportion(counts: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
