@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +65,7 @@ def decode(path: bytes, look: Look) -> Array:
         WrongSize: nothing is resized, and it has another size.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             if look.resized:
                 side = _ENOUGH * max(look.height, look.width)
                 image.draft(None, (side, side))
@@ -89,7 +92,7 @@ def measure(path: bytes) -> tuple[int, int]:
         ValueError: the file is no image.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             turned = _orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:
@@ -113,6 +116,15 @@ def shown(path: bytes | str | os.PathLike[str]) -> str:
     """Return a file's name on one line, whatever characters it has."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return text if text.isprintable() else repr(text)
+
+
+@contextmanager
+def _opened(path: bytes) -> Iterator[Image.Image]:
+    """An image file, without remarks on its remarks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            yield image
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
