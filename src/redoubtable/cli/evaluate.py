@@ -1,35 +1,64 @@
 """`redoubt evaluate`."""
 
+import math
+import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import (
+    Channels,
+    Classes,
+    Damaged,
     Device,
+    Download,
+    Draw,
+    ImageSize,
     Json,
     Root,
     Seed,
+    Sizes,
+    Workers,
     command_line,
     device_of,
     print_json,
+    reading,
 )
-from redoubtable.data import load
-from redoubtable.evaluation import SUITES, Settings, guarded
+from redoubtable.data import DATASETS, ImageSet, read
+from redoubtable.data.loading import ROOT
+from redoubtable.data.memory import free_bytes
+from redoubtable.evaluation import SUITES, Evaluation, Settings, guarded
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.files import make_folder
-from redoubtable.models import load_model, read_card
+from redoubtable.models import MODELS, open_model, read_card
+from redoubtable.models.cards import Card
 from redoubtable.reports import show, write_page
+from redoubtable.seeding import seeded
 from redoubtable.threat import parse_threat
+from redoubtable.types import Labels, LazyImages
+
+_SHARE = 0.25
+"""Images are kept in memory as floats where they take at most this share of what is free."""
 
 
 @one_line_errors
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a model that redoubt train wrote.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A trained model's folder, resnet20, or package.module:factory."),
+    ],
     threat: Annotated[str, typer.Option(help="Linf:8/255, L2:0.5, L1:12 or L0:30 (pixels).")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of a network that is no folder: .safetensors, .pt.")
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(help="Code that a model's folder may import: the factory on its card."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set; by default the one the model was trained on.")
     ] = None,
@@ -54,15 +83,27 @@ def evaluate(
         Path | None, typer.Option(help="Folder for record, page and journal; resumes.")
     ] = None,
     root: Root = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    classes: Classes = None,
+    sizes: Sizes = None,
+    draw: Draw = "stratified",
+    damaged: Damaged = "refuse",
+    download: Download = False,
+    workers: Workers = 2,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Attack a model without and with knowledge of its defense, and report both.
 
+    Images that would crowd the memory are read chunk by chunk.
+
     Examples:
         redoubt evaluate runs/digits --threat Linf:0.2
         redoubt evaluate runs/sub --threat L0:20 --defense subsample:rate=0.9 --defense vote
         redoubt evaluate runs/cifar --threat Linf:8/255 --attack pgd:steps=100,restarts=5 --out r1
+        redoubt evaluate my.nets:build --weights net.safetensors --data photos/ --image-size 224
+            --threat Linf:4/255
     """
     ball = parse_threat(threat)
     settings = Settings(
@@ -71,13 +112,26 @@ def evaluate(
         batch_size=batch_size,
         precision=precision,  # type: ignore[arg-type]  # Settings checks the word
     )
-    name = data or str(read_card(model).data.get("name", "digits"))
-    network = load_model(model).to(device_of(device))
-    x, y = load(name, "test", root=root, limit=limit)
-    held_out = load(name, "validation", root=root) if defense else None
-    target = guarded(network, defense or [], held_out, seed)
+    card = _card(model)
+    name = data or _trained_on(model, card)
+    how = reading(root, image_size, channels, classes, sizes, draw, damaged, download, workers)
+    how = _as_trained(how, name, card)
+    images = read(name, "test", limit=limit, **how)
+    with seeded("init", seed):
+        network = open_model(
+            model,
+            weights=weights,
+            classes=images.classes,
+            channels=images.shape[0],
+            size=images.shape[1:],
+            factory=factory,
+        )
+    held_out = _floats(read(name, "validation", **how), workers) if defense else None
+    target = guarded(network.to(device_of(device)), defense or [], held_out, seed)
     if out is not None:
         make_folder(out)
+    x, y = _floats(images, workers)
+    called = Path(model).name if card else model
     started = time.perf_counter()
     done = run_evaluation(
         target,
@@ -90,18 +144,23 @@ def evaluate(
         held_out=held_out and held_out[0],
         check=check,
         out=out,
-        name=model.name,
+        name=called,
         data=f"{name}, test",
         command=command_line(),
         progress=True,
     )
-    timings = {f"{model.name} under {ball}": time.perf_counter() - started}
+    _show(done, out, f"{called} under {ball}", time.perf_counter() - started, json)
+
+
+def _show(done: Evaluation, out: Path | None, title: str, seconds: float, json: bool) -> None:
+    """Write the page, and print the record or its tables."""
+    timings = {title: seconds}
     if out is not None:
         page = write_page(
             out / "index.html",
             [done.record],
             [done.images],
-            title=f"{model.name} under {ball}",
+            title=title,
             command=command_line(),
             timings=timings,
             arrays=[done.arrays],
@@ -113,3 +172,40 @@ def evaluate(
     show([done.record], console, timings=timings)
     if out is not None:
         console.print(f"\nPage: {page}\nRecord: {out / 'record.json'}", highlight=False)
+
+
+def _card(model: str) -> Card | None:
+    """The card of a trained model's folder; none of another network."""
+    registered = model.strip().partition(":")[0] in MODELS
+    return read_card(model) if not registered and Path(model).is_dir() else None
+
+
+def _trained_on(model: str, card: Card | None) -> str:
+    if card is None:
+        raise ValueError(
+            f"{model} is no folder of a trained model, which would say what it was trained on; "
+            "name the folder, or give --data"
+        )
+    return str(card.data.get("name", "digits"))
+
+
+def _as_trained(how: dict[str, Any], name: str, card: Card | None) -> dict[str, Any]:
+    """The options of data; of an image folder the shape that the model knows, where none is given.
+
+    Images of another shape than a square must have it already.
+    """
+    base = how["root"] or os.environ.get(ROOT)
+    places = [Path(name), *([Path(base) / name] if base else [])]
+    if card is None or name in DATASETS or not any(place.is_dir() for place in places):
+        return how
+    count, height, width = card.data.get("shape", (None, None, None))
+    known = {"channels": count, "size": height if height == width else None}
+    return how | {key: how[key] or value for key, value in known.items()}
+
+
+def _floats(images: ImageSet, workers: int) -> tuple[LazyImages, Labels]:
+    """Images and labels of a set, in memory if there is room; the results are the same."""
+    needed = 4 * math.prod((len(images), *images.shape))
+    if needed > _SHARE * free_bytes("cpu"):
+        return images.lazy(), images.labels
+    return images.floats(workers)

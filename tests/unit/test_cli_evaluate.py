@@ -1,0 +1,145 @@
+"""`redoubt evaluate` on image folders, of models of a user's own, and of many images."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from redoubtable.cli import app
+from redoubtable.data import ImageSet, read
+from redoubtable.models import load_model
+from tests.networks import small_net
+
+SIDE = 12
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def evaluate(*arguments: str) -> dict[str, Any]:
+    done = run(
+        "evaluate", *arguments, "--threat", "Linf:0.02", "--attack", "fgsm", "--no-check", "--json",
+        "--workers", "0",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright and dark pictures of several sizes, in folders by part and class."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 15)):
+        for name, low in (("dark", 0), ("bright", 150)):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                size = (SIDE + i % 3, SIDE + i % 5, 3)
+                pixels = rng.integers(low, low + 100, size, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "net"
+    done = run(
+        "train", "--out", str(folder), "--data", str(photos), "--image-size", str(SIDE),
+        "--model", "small_cnn:width=4", "--epochs", "2", "--workers", "0", "--augment", "none",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_a_model_is_evaluated_on_the_folder_that_it_was_trained_on(
+    trained: Path, photos: Path
+) -> None:
+    """Without being told the size again."""
+    record = evaluate(str(trained), "--data", str(photos), "--limit", "20")
+    assert record["data"]["n"] == 20
+    assert record["data"]["shape"] == [3, SIDE, SIDE]
+    assert record["model"]["classes"] == 2
+    x, y = read(photos, "test", limit=20, size=SIDE).floats()
+    with torch.no_grad():
+        right = (load_model(trained)(x).argmax(1) == y).double().mean().item()
+    assert record["clean"]["accuracy"]["one_shot"]["value"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("defense", [[], ["--defense", "reject:level=0.2"]])
+def test_images_that_do_not_fit_into_memory_give_the_same_record(
+    trained: Path, photos: Path, defense: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(trained), "--data", str(photos), "--chunk", "8", *defense]
+    kept = evaluate(*arguments)
+    command = importlib.import_module("redoubtable.cli.evaluate")
+    monkeypatch.setattr(command, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(ImageSet, "floats", None)  # nobody may ask for all
+    assert evaluate(*arguments) == kept
+
+
+def build(channels: int = 3, classes: int = 4) -> torch.nn.Module:
+    """A network of a user's own."""
+    return small_net(channels, classes, seed=7)
+
+
+def test_a_factory_with_weights_is_evaluated(photos: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "net.safetensors"
+    net = small_net(3, 2, seed=1)
+    save_file(net.state_dict(), weights)
+    record = evaluate(
+        f"{__name__}:build", "--weights", str(weights), "--data", str(photos),
+        "--image-size", str(SIDE),
+    )  # fmt: skip
+    assert record["name"] == f"{__name__}:build"
+    assert record["model"]["classes"] == 2
+    x, y = read(photos, "test", size=SIDE).floats()
+    with torch.no_grad():
+        right = (net(x).argmax(1) == y).double().mean().item()
+    assert record["clean"]["accuracy"]["one_shot"]["value"] == pytest.approx(right)
+
+
+def test_code_is_imported_for_a_folder_only_when_it_is_named(photos: Path, tmp_path: Path) -> None:
+    folder, factory = tmp_path / "own", f"{__name__}:build"
+    done = run(
+        "train", "--out", str(folder), "--data", str(photos), "--image-size", str(SIDE),
+        "--model", factory, "--epochs", "1", "--workers", "0", "--augment", "none",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    arguments = [str(folder), "--data", str(photos), "--limit", "10"]
+    refused = run("evaluate", *arguments, "--threat", "Linf:0.1")
+    assert refused.exit_code == 2
+    assert "factory" in refused.stderr
+    assert evaluate(*arguments, "--factory", factory)["name"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["runs/nothing"], "give --data"),
+        (["small_cnn"], "give --data"),
+        (["small_cnn", "--data", "digits", "--weights", "nothing.safetensors"], "nothing"),
+        (["no.such.module:build", "--data", "digits"], "PYTHONPATH"),
+    ],
+)
+def test_models_that_are_not_there_are_refused_in_one_line(arguments: list[str], says: str) -> None:
+    done = run("evaluate", *arguments, "--threat", "Linf:0.1")
+    assert done.exit_code == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("redoubt: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+
+
+def test_pictures_of_several_sizes_need_one_that_somebody_says(photos: Path) -> None:
+    """A model without a card knows none."""
+    done = run("evaluate", f"{__name__}:build", "--data", str(photos), "--threat", "Linf:0.1")
+    assert done.exit_code == 2
+    assert "size" in done.stderr
