@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from redoubtable.models import MODELS, create, weight_penalty
+from redoubtable.models.resnet import ResidualBlock
 from redoubtable.seeding import seeded
 
 
@@ -60,6 +61,58 @@ def test_counts_that_no_paper_states():
 
 
 # -- plain networks ------------------------------------------------------------------------------
+
+
+def spelled(model):
+    """The layers of a plain network in the order they are run in, in the words of the papers."""
+    words = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.kernel_size == (3, 3) and module.stride == (1, 1)
+            words.append(f"{'same' if module.padding == (1, 1) else 'valid'}{module.out_channels}")
+        elif isinstance(module, nn.MaxPool2d):
+            words.append(f"MP{module.kernel_size}")
+        elif isinstance(module, nn.Dropout):
+            words.append(f"D{module.p}")
+        elif isinstance(module, nn.Linear):
+            words.append(f"FC{module.out_features}")
+        elif isinstance(module, nn.ReLU):
+            words[-1] += "+"
+    return " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("feinman_mnist", "valid64+ valid64+ MP2 D0.5 FC128+ D0.5 FC10"),
+        (
+            "feinman_cifar10",
+            "same32+ same32+ MP2 same64+ same64+ MP2 same128+ same128+ MP2 D0.5 FC1024+ D0.5 "
+            "FC512+ D0.5 FC10",
+        ),
+        ("feinman_svhn", "valid64+ valid64+ MP2 D0.5 FC512+ D0.5 FC128+ D0.5 FC10"),
+        (
+            "carlini_wagner_mnist",
+            "valid32+ valid32+ MP2 valid64+ valid64+ MP2 FC200+ D0.5 FC200+ FC10",
+        ),
+        (
+            "carlini_wagner_cifar10",
+            "valid64+ valid64+ MP2 valid128+ valid128+ MP2 FC256+ D0.5 FC256+ FC10",
+        ),
+        ("detector_small", "same16+ MP2 same32+ MP2 FC64+ FC1"),
+        ("detector_gong", "same32+ valid32+ MP2 D0.2 same64+ valid64+ MP2 FC256+ D0.5 FC1"),
+    ],
+)
+def test_layers_are_those_of_the_papers(name, layers):
+    model = on_meta(name)
+    assert spelled(model) == layers
+    # In `modules` they stand in the order of their making; this is the order in which they run.
+    order = list(dict.fromkeys(m for m in model.modules() if not list(m.children())))
+    ran = []
+    for module in order:
+        module.register_forward_hook(lambda m, *_: ran.append(m))
+    model(torch.empty(1, *MODELS[name].facts["input"], device="meta"))
+    assert ran == order
 
 
 def test_images_of_another_shape_are_refused_by_name():
@@ -147,8 +200,6 @@ def test_dropout_is_there_in_training_only():
         model = build(name)
         assert not torch.equal(model(x), model(x))
         assert torch.equal(model.eval()(x), model(x))
-    rates = [m.p for m in build("detector_gong").modules() if isinstance(m, nn.Dropout)]
-    assert rates == [0.2, 0.5]
 
 
 # -- residual networks ---------------------------------------------------------------------------
@@ -165,6 +216,22 @@ def test_preact_block_is_that_of_the_paper():
     inner = F.conv2d(F.relu(inner + block.bn2.bias[:, None, None]), block.conv2.weight, padding=1)
     short = F.conv2d(first, block.shortcut.weight, stride=2)
     torch.testing.assert_close(block(x), inner + short, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_residual_blocks_are_those_of_torchvision(bottleneck, stride):
+    kind = (
+        torchvision.models.resnet.Bottleneck if bottleneck else torchvision.models.resnet.BasicBlock
+    )
+    width = 4 * kind.expansion
+    short = nn.Sequential(nn.Conv2d(6, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    theirs = kind(6, 4, stride, short)
+    ours = ResidualBlock(6, 4, stride, bottleneck)
+    pairs = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)
+    ours.load_state_dict(dict(pairs))
+    x = torch.randn(3, 6, 7, 6)
+    torch.testing.assert_close(ours(x), theirs(x))  # in training: batch norms do change values
 
 
 def test_wide_networks_are_drawn_by_the_fan_out_and_may_drop():

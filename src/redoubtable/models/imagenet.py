@@ -121,7 +121,7 @@ def resnet101(
         channels: channels of the images; 3 or 6 with `pretrained`, see `wider_filters`.
         pretrained: start from torchvision's weights (IMAGENET1K_V1), all but the last layer.
         mean: what is subtracted from the images in [0, 1]; None for ImageNet's numbers, with 0
-            for channels after the third.
+            for channels after the third, or their average for fewer than three.
         std: what they are divided by then; None for ImageNet's numbers, likewise with 1.
 
     Raises:
@@ -221,7 +221,7 @@ def vgg16(
         hidden: units of the two hidden fully connected layers, which hold most of the weights.
         pretrained: start from torchvision's weights (IMAGENET1K_V1), all but the last layer.
         mean: what is subtracted from the images in [0, 1]; None for ImageNet's numbers, with 0
-            for channels after the third.
+            for channels after the third, or their average for fewer than three.
         std: what they are divided by then; None for ImageNet's numbers, likewise with 1.
 
     Raises:
