@@ -254,4 +254,5 @@ def _watched(pieces: Iterator[list[T]], total: int, text: str) -> Iterator[tuple
             if time.perf_counter() - began > _PATIENCE and not bar.live.is_started:
                 bar.start()
     finally:
-        bar.stop()
+        if bar.live.is_started:  # to stop one that was not would print an empty line
+            bar.stop()

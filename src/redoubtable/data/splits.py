@@ -87,18 +87,19 @@ def draw_sizes(
     place = generator(*key).permutation(int(unit_of.max()) + 1)[unit_of.reshape(-1)]
     order = np.argsort(place, kind="stable")
     group = np.zeros_like(classes) if draw == "random" else classes
-    left = {g: order[group[order] == g] for g in np.unique(group)}
+    group_of = group[order]
+    left = {g: order[group_of == g] for g in np.unique(group)}
     found: dict[str, Tensor] = {}
     for part, size in sizes.items():
-        counts = np.array([len(rest) for rest in left.values()])
-        picked = []
-        for g, quota in zip(left, _quotas(counts, size, draw), strict=True):
-            taken, left[g] = _fill(left[g], quota, place, f"the {part} part")
-            picked.append(taken)
-        found[part] = torch.from_numpy(np.sort(np.concatenate(picked)))
-    lacking = (
-        set(classes.tolist()) - set(classes[found["train"]].tolist()) if "train" in found else ()
-    )
+        quotas = _quotas(np.array([len(rest) for rest in left.values()]), size, draw, part)
+        taken = []
+        for g, quota in zip(left, quotas, strict=True):
+            taken.append(left[g][:quota])
+            after = left[g][quota:]
+            left[g] = after[place[after] != place[taken[-1][-1]]] if quota else after
+        found[part] = torch.from_numpy(np.sort(np.concatenate(taken)))
+    trained = classes[found["train"]] if "train" in found else classes
+    lacking = set(classes.tolist()) - set(trained.tolist())
     if lacking:
         raise ValueError(
             f"`sizes` must give train an image of every class, got none of class {min(lacking)} "
@@ -107,24 +108,23 @@ def draw_sizes(
     return found
 
 
-def _quotas(counts: npt.NDArray[np.int64], size: int, draw: str) -> npt.NDArray[np.int64]:
-    """How many images of each group a part gets."""
-    if draw != "balanced":
-        return _apportion(counts, min(1.0, size / max(1, int(counts.sum()))))
-    return size // len(counts) + (np.arange(len(counts)) < size % len(counts)).astype(np.int64)
-
-
-def _fill(
-    rest: npt.NDArray[np.int64], quota: int, place: npt.NDArray[np.int64], part: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The first images, and those of the tracks that are not begun with them."""
-    if quota > len(rest):
+def _quotas(
+    counts: npt.NDArray[np.int64], size: int, draw: str, part: str
+) -> npt.NDArray[np.int64]:
+    """How many images of each group a part gets; no more than the group has left."""
+    if draw == "balanced":
+        quotas = size // len(counts) + (np.arange(len(counts)) < size % len(counts))
+    else:
+        quotas = _apportion(counts, size / max(1, int(counts.sum())))
+    short = np.flatnonzero(quotas > counts)
+    if len(short) or size > counts.sum():
+        least = int(short[0]) if len(short) else 0
         raise ValueError(
             f"`sizes` must leave enough images of each class, in whole tracks, for {part}: got "
-            f"{len(rest)} where {quota} are asked for; ask for fewer"
+            f"{counts[least]} of {int(counts.sum())} where {max(1, quotas[least])} of {size} are "
+            "asked for; ask for fewer"
         )
-    taken, after = rest[:quota], rest[quota:]
-    return taken, after[place[after] != place[taken[-1]]] if quota else after
+    return quotas
 
 
 def _apportion(counts: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
