@@ -140,7 +140,11 @@ def train(
             channels=images.shape[0],
             size=images.shape[1:],
         )
-    sets = [images, *(read_stored(folder).images() for folder in stored or [])]
+    extra = [read_stored(folder) for folder in stored or []]
+    sets = [images, *(one.images() for one in extra)]
+    notes: dict[str, Any] = {"command": command_line()}
+    if extra:
+        notes["stored images"] = [dict(one.card) for one in extra]
     run_training(
         network.to(device_of(device)),
         Joined("+".join(s.name for s in sets), "train", tuple(sets)) if stored else images,
@@ -150,7 +154,7 @@ def train(
         out=out,
         workers=workers,
         tensorboard=tensorboard,
-        command=command_line(),
+        notes=notes,
     )
     if not is_first_process():
         return

@@ -47,6 +47,7 @@ class Card:
         settings: the other settings of the training, such as epochs and seed.
         metrics: what was measured after it, by name.
         versions: of the packages it was made with.
+        notes: what else its maker wrote down, such as the command that made it.
         sha256: of the weights file; filled in by `save_model`.
     """
 
@@ -58,6 +59,7 @@ class Card:
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=versions)
+    notes: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
 
@@ -111,7 +113,7 @@ def read_card(folder: str | Path) -> Card:
     values: dict[str, Any] = {}
     for entry in dataclasses.fields(Card):
         kind = kinds.get(entry.name, dict)
-        values[entry.name] = found.get(entry.name)
+        values[entry.name] = found.get(entry.name, {} if entry.name == "notes" else None)
         if not isinstance(values[entry.name], kind):
             raise ValueError(f"the model card at {path} has no valid {entry.name!r}; {_AGAIN}")
     return Card(**values)

@@ -5,10 +5,13 @@ gradients. It is asked only where there are several: its state is one for a whol
 and fixes device and precision at first sight, while `train` may be called many times.
 """
 
+import atexit
 import os
+import warnings
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -40,6 +43,7 @@ class Processes:
             self._accelerator = Accelerator(
                 cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[options]
             )
+            atexit.register(_leave)
             self.count = self._accelerator.num_processes
             self.rank = self._accelerator.process_index
 
@@ -47,6 +51,11 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that shows and writes."""
         return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
 
     def share(self, batch: Tensor) -> slice:
         """Return this process's part of a batch, as even as can be."""
@@ -63,7 +72,10 @@ class Processes:
             return model
         if device.type == "cuda":
             self._replaced = synchronise(model)
-        wrapped: nn.Module = self._accelerator.prepare_model(model)
+        with warnings.catch_warnings():
+            # Its new name is not known to all versions of torch that we run on.
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+            wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
 
     def release(self) -> None:
@@ -106,6 +118,12 @@ class Processes:
         values = [value]
         broadcast_object_list(values)
         return values[0]
+
+
+def _leave() -> None:
+    """Leave the group in order: a process that just ends can bring down one that still talks."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

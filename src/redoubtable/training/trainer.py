@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def train(
     out: str | Path | None = None,
     workers: int = 0,
     tensorboard: bool = False,
-    command: str | None = None,
+    notes: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Trained:
     """Train a network by gradient descent, resumably, in one process or in several.
@@ -90,7 +90,7 @@ def train(
             finished; the weights that `model` then came with don't count.
         workers: processes that read image files ahead; no use for data in memory.
         tensorboard: also write the log for TensorBoard, to `out`/tensorboard.
-        command: what a stranger would type to get this model, for the card.
+        notes: for the card: the command that a stranger would type, and what else there is to say.
         progress: show one progress bar on standard error.
 
     Returns:
@@ -135,7 +135,8 @@ def train(
     run.optimizer.zero_grad()  # nothing of the training stays on the model but its weights
     model.eval()
     if folder is not None and processes.first:
-        _save(folder, run, bound.text, rows[-1], command)
+        _save(folder, run, bound.text, rows[-1], notes or {})
+    processes.wait()  # whoever goes on finds the model in its folder
     return Trained(model, rows, folder)
 
 
@@ -199,11 +200,12 @@ class _Keeper:
         return keep
 
 
-def _save(folder: Path, run: Run, recipe: str, last: Epoch, command: str | None) -> None:
+def _save(folder: Path, run: Run, recipe: str, last: Epoch, notes: Mapping[str, Any]) -> None:
     """Write the model and its card, unless the folder has them: a card keeps its versions."""
     architecture = _architecture(run.model)
+    factory = architecture.name if ":" in architecture.name else None
     with contextlib.suppress(ValueError):
-        if digest_model(load_model(folder)) == digest_model(run.model):
+        if digest_model(load_model(folder, factory=factory)) == digest_model(run.model):
             return
     metrics = {"loss": last.loss}
     if last.validation_accuracy is not None:
@@ -224,6 +226,7 @@ def _save(folder: Path, run: Run, recipe: str, last: Epoch, command: str | None)
         recipe=recipe,
         settings=asdict(run.settings),
         metrics=metrics,
+        notes=notes,
     )
     save_model(folder, run.model, card)
     (folder / PREVIOUS).unlink(missing_ok=True)

@@ -91,7 +91,13 @@ def test_killed_before_the_model_is_saved(tmp_path, monkeypatch):
 def test_saved_model_and_card(tmp_path):
     data, validation = toy(), toy(30, "validation")
     done = quiet(
-        fresh(), data, "subsampled:rate=0.25", SETTINGS, validation=validation, out=tmp_path / "new"
+        fresh(),
+        data,
+        "subsampled:rate=0.25",
+        SETTINGS,
+        validation=validation,
+        out=tmp_path / "new",
+        notes={"command": "redoubt train"},
     )
     loaded, card = load_model(done.folder), read_card(done.folder)
     assert same(state(loaded), state(done.model))
@@ -110,6 +116,7 @@ def test_saved_model_and_card(tmp_path):
         (loaded(x).argmax(1) == y).float().mean().item()
     )
     assert card.metrics["loss"] == done.rows[-1].loss
+    assert card.notes == {"command": "redoubt train"}
 
 
 @pytest.mark.parametrize(
