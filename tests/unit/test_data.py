@@ -188,6 +188,7 @@ def test_unknown_names(tmp_path, monkeypatch, npz):
         (lambda a: a.update(y_train=a["y_train"].astype(int) - 1), "must not be negative"),
         (lambda a: a.update(track_train=np.arange(3)), "track_train and y_train .* 3 and 200"),
         (lambda a: a.update(y_train=np.array([{}] * 200)), "y_train in .* can't be read"),
+        (lambda a: a.update(x_test=a["x_test"][:, 1:]), r"one shape, got \(6, 5, 3\) and \(5, 5,"),
         (lambda a: a.update(x_train=a["x_train"][:4], y_train=np.arange(4)), "too few training"),
     ],
 )

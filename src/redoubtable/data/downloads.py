@@ -113,8 +113,8 @@ def _named(
 ) -> Dataset:
     try:
         return reader(root, part, download)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).split("\n", 1)[0]
+    except Exception as error:  # torchvision looks at little before it reads
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
         if download:
             raise ValueError(
                 f"{name} can't be downloaded to {root} ({reason}); place {_files(name)} there, or "
