@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from redoubtable.data import Folder, load, read
+from redoubtable.data import Folder, load, memory, read
 from redoubtable.data import folder as folder_module
 
 SPLITS = ("train", "validation", "test")
@@ -78,6 +78,17 @@ def test_images_are_resized_and_may_be_grey(root):
     with pytest.raises(ValueError, match=r"has 5x6 pixels .* 3x3"):
         paint(root / "train" / "cat" / "000.png", 0, (3, 3))
         read(root, "test", workers=0)  # one shape for all splits: that of the training images
+
+
+def test_what_does_not_fit_is_refused_before_it_is_checked(root, monkeypatch):
+    (root / "train" / "cat" / "000.png").write_bytes(b"damaged")
+    needed = 4 * 36 * 3 * 5 * 5
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(ValueError, match=r"train split of pets needs .* with a limit"):
+        load(root, "train", workers=0, size=5)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
+    with pytest.raises(ValueError, match=r"1 of 36 images in .* are damaged"):
+        load(root, "train", workers=0, size=5)
 
 
 def test_limit_is_the_same_whatever_is_checked(root):

@@ -82,6 +82,11 @@ class ImageSet(ABC):
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
 
+    @property
+    def what(self) -> str:
+        """What it is, for messages."""
+        return f"the {self.split} split of {self.name}"
+
     @abstractmethod
     def read(self, index: Tensor) -> Tensor:
         """Return the images of the indices (n,), in their order, as uint8 (n, C, H, W)."""
@@ -121,7 +126,7 @@ class ImageSet(ABC):
         Raises:
             ValueError: they would not fit into the memory that is free.
         """
-        check_room(f"the {self.split} split of {self.name}", (len(self), *self.shape))
+        check_room(self.what, (len(self), *self.shape))
         images = torch.empty(len(self), *self.shape)
         chunks = _chunks(len(self))
         for index, (batch, _) in zip(chunks, self.batches(chunks, "cpu", workers), strict=True):

@@ -12,6 +12,7 @@ from redoubtable.data.classes import Choice, of_classes
 from redoubtable.data.dataset import Dataset, ImageSet, check_split
 from redoubtable.data.folder import Damaged, Folder, check_damaged
 from redoubtable.data.layout import open_folder
+from redoubtable.data.memory import check_room
 from redoubtable.data.npz import open_npz
 from redoubtable.data.source import DATASETS, Source
 from redoubtable.data.splits import generator
@@ -62,10 +63,13 @@ def load(
         classes=classes,
         sizes=sizes,
         draw=draw,
-        damaged=damaged,
+        damaged="unchecked" if damaged == "refuse" else damaged,
         download=download,
         workers=workers,
     )
+    check_room(data.what, (len(data), *data.shape))  # before files are checked for nothing
+    if isinstance(data, Folder):
+        data = data.checked(damaged, _processes(workers))
     return data.floats(_processes(workers))
 
 
