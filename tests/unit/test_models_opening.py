@@ -78,6 +78,7 @@ def test_registered_names_with_arguments():
         ]
         == 1
     )
+    assert open_model("feinman_mnist:size=12;9").shape == (1, 12, 9)
     with pytest.raises(ValueError, match="did you mean resnet20"):
         open_model("resnet2")
     with pytest.raises(ValueError, match="did you mean classes"):
@@ -114,7 +115,7 @@ def test_factories_and_classes_of_a_user(mine):
     assert architecture_of(model).name == "my_nets.nets:Net"
     # A class as a default stays the factory's own: no card can hold it.
     assert architecture_of(model).arguments == {"classes": 4, "width": 5, "sides": [1, 2]}
-    assert architecture_of(model).text == "my_nets.nets:Net:classes=4,sides=[1, 2],width=5"
+    assert architecture_of(model).text == "my_nets.nets:Net:classes=4,sides=1;2,width=5"
     assert open_model("my_nets.nets:holder.make", classes=5)[1].out_features == 5
 
 

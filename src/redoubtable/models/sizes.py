@@ -1,6 +1,7 @@
 """Image sizes that a network is built for, and the check that images have them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -13,19 +14,18 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         ValueError: it is neither, or a side is below 1.
     """
-    both = (size, size) if isinstance(size, int) else tuple(size) if _is_list(size) else ()
+    both: tuple[Any, ...] = (size, size) if isinstance(size, int) else ()
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        both = tuple(size)
     if len(both) != 2:
         raise ValueError(
             f"`size` must be one side of a square image or (height, width), got {size!r}"
         )
-    height, width = both
+    # Numbers of a list that was read from text are floats.
+    height, width = (int(s) if isinstance(s, float) and s.is_integer() else s for s in both)
     check_sizes(size=height)
     check_sizes(size=width)
     return height, width
-
-
-def _is_list(size: object) -> bool:
-    return isinstance(size, Sequence) and not isinstance(size, str)
 
 
 def check_images(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
