@@ -87,7 +87,7 @@ class Folder(ImageSet):
         class_names: names of the folders that the classes stand in.
         ignored: number of files that were passed over: hidden, or no images by their name.
         prints: (N, 16) uint8, what the content of the files was when they were checked, or None.
-        tracks: None.
+        tracks: (N,), int64, or None; images of one class and track show the same object.
 
     Raises:
         ValueError: the labels don't fit.
@@ -138,6 +138,7 @@ class Folder(ImageSet):
             paths=self.paths.take(which),
             labels=self.labels[which],
             prints=None if self.prints is None else self.prints[which.numpy()],
+            tracks=None if self.tracks is None else self.tracks[which],
         )
 
     def digest(self) -> str:
