@@ -143,6 +143,9 @@ def train(
     extra = [read_stored(folder) for folder in stored or []]
     sets = [images, *(one.images() for one in extra)]
     notes: dict[str, Any] = {"command": command_line()}
+    told = {k: how[k] for k in ("size", "channels", "classes", "sizes", "draw")}
+    if reading_again := {k: v for k, v in told.items() if v not in (None, "stratified")}:
+        notes["reading"] = reading_again
     if extra:
         notes["stored images"] = [dict(one.card) for one in extra]
     run_training(
