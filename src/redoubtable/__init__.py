@@ -5,6 +5,7 @@ from redoubtable.attacks import bim as bim
 from redoubtable.attacks import fgsm as fgsm
 from redoubtable.attacks import pgd as pgd
 from redoubtable.data import load as load
+from redoubtable.data import read as read
 from redoubtable.defenses import DEFENSES as DEFENSES
 from redoubtable.defenses import InputTransform as InputTransform
 from redoubtable.defenses import Subsample as Subsample
@@ -27,6 +28,7 @@ from redoubtable.gradients import input_gradient as input_gradient
 from redoubtable.models import MODELS as MODELS
 from redoubtable.models import create as create
 from redoubtable.models import load_model as load_model
+from redoubtable.models import open_model as open_model
 from redoubtable.models import save_model as save_model
 from redoubtable.parts import Facts as Facts
 from redoubtable.parts import Part as Part
