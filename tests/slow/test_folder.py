@@ -95,3 +95,35 @@ def test_the_limit_would_stop_a_set_held_in_memory(photos: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode and "memory" in done.stderr.lower()
+
+
+def limited(*arguments: str) -> str:
+    """A command of `redoubt` whose processes may each allocate 2 GiB; what it prints."""
+    command = [sys.executable, "-m", "redoubtable", *arguments]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -d 2097152 && exec "$@"', "limited", *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert not done.returncode, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_larger_than_memory_trains_and_evaluates(photos: Path, tmp_path: Path) -> None:
+    data = ["--data", str(photos), "--image-size", str(SIDE), "--device", "cpu"]
+    split = ["--sizes", "train=19000,validation=500,test=500"]
+    out, net = tmp_path / "model", ["--model", "small_cnn:width=2"]
+    trained = limited("train", "--out", str(out), *data, *split, *net, "--epochs", "1", "--json")
+    assert json.loads(trained)["loss"] < 3
+    card = json.loads((out / "card.json").read_text())
+    assert card["data"]["images"] == 19_000 and card["data"]["shape"] == [3, SIDE, SIDE]
+    every = ["--sizes", f"test={N}", "--damaged", "unchecked", "--no-check", "--json"]
+    attack = ["--threat", "Linf:2/255", "--attack", "fgsm"]
+    record = json.loads(limited("evaluate", str(out), *data, *every, *attack))
+    assert record["data"]["n"] == N
+    assert (
+        record["adaptive"]["accuracy"]["one_shot"]["value"]
+        <= record["clean"]["accuracy"]["one_shot"]["value"]
+    )

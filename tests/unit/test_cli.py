@@ -168,12 +168,12 @@ def test_list_knows_everything_that_is_registered() -> None:
 
 def test_the_tables_of_the_readme_are_those_of_the_registries() -> None:
     text = (ROOT / "README.md").read_text()
-    for kind in ("attacks", "defenses", "models", "recipes", "data"):
+    for kind in ("attacks", "defenses", "models", "recipes", "presets", "data"):
         assert markdown(kind) in text, f"redoubt list {kind} --markdown"
 
 
 def test_help_shows_examples() -> None:
-    for command in ("demo", "train", "evaluate", "list", "env"):
+    for command in ("demo", "train", "store", "evaluate", "list", "env"):
         done = run(command, "--help")
         assert done.exit_code == 0 and f"redoubt {command}" in done.output, command
 

@@ -21,13 +21,13 @@ ImageSize = Annotated[
 Channels = Annotated[int | None, typer.Option(help="1 for grey or 3 for colour, of image files.")]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Only these: names with commas, a file with a name a line, or imagenet-201."),
+    typer.Option(help="Only these: names with commas, a file of names, or imagenet-201."),
 ]
 Sizes = Annotated[
     str | None, typer.Option(help="Split anew: train=10854,validation=1206,test=2010.")
 ]
-Draw = Annotated[str, typer.Option(help="How --sizes draws: stratified or random.")]
-Damaged = Annotated[str, typer.Option(help="Unreadable image files: refuse or skip.")]
+Draw = Annotated[str, typer.Option(help="How --sizes draws: stratified, balanced or random.")]
+Damaged = Annotated[str, typer.Option(help="Damaged image files: refuse, skip or unchecked.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a known data set into --root.")]
 Workers = Annotated[int, typer.Option(help="Processes that read image files ahead.", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, no table.")]

@@ -103,16 +103,15 @@ def train(
 ) -> None:
     """Train a network; a run that was stopped goes on when the command is given again.
 
-    Several processes, on one machine or on many, train one network together when `accelerate
-    launch` or `torchrun` starts the same command.
+    Started by torchrun or accelerate launch, several processes train one network together.
 
     Examples:
         redoubt train --out runs/digits
         redoubt train --out runs/sub --recipe subsampled:rate=0.9 --epochs 50
-        redoubt train --out runs/c10 --data cifar10 --root data --model resnet20 --precision bf16
-        redoubt train --out runs/trades --data cifar10 --root data --preset trades-cifar10
-        redoubt train --out runs/mine --data photos/ --image-size 224 --model my.nets:build
-        torchrun --nproc-per-node 2 -m redoubtable train --out runs/two --device cpu
+        redoubt train --out runs/c10 --data cifar10 --root data --model resnet20
+        redoubt train --out runs/trades --data cifar10 --preset trades-cifar10
+        redoubt train --out runs/own --data photos/ --image-size 64 --model my.nets:build
+        torchrun --nproc-per-node 2 -m redoubtable train --out runs/two
     """
     plan = PRESETS.bind(preset).entry.obj() if preset else _DEFAULT
     given = {
