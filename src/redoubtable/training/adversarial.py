@@ -1,5 +1,6 @@
 """Recipes that train on images attacked as they come: PGD, Fast, Free and TRADES."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -76,13 +77,16 @@ def fast(
     """
     ball = parse_threat(threat)
     check_smoothing(smoothing)
-    size = 1.25 * float(ball.eps) if step_size is None else _step_size(ball, 1, step_size)
+    size = 1.25 * _finite_eps(ball) if step_size is None else _step_size(ball, 1, step_size)
 
     def loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
-        def objective(logits: Tensor, index: Tensor) -> Tensor:
-            return cross_entropy(logits.float(), y[index])
-
-        x_adv = _climb(unwrapped(model), x, ball.sample(x), objective, ball, 1, size)
+        start = ball.sample(x).requires_grad_()
+        # One pass over all of it: `input_gradient` may take pieces, each with its own statistics.
+        (slope,) = torch.autograd.grad(
+            F.cross_entropy(unwrapped(model)(start).float(), y, reduction="sum"), start
+        )
+        start = start.detach()
+        x_adv = ball.project(start + ball.ascent(slope, start, x, size), x)
         return F.cross_entropy(model(x_adv).float(), y, label_smoothing=smoothing)
 
     return Recipe(loss)
@@ -107,6 +111,7 @@ def free(*, threat: str = "Linf:8/255", replays: int = 8, smoothing: float = 0.0
     ball = parse_threat(threat)
     check_smoothing(smoothing)
     _check_count("replays", replays)
+    _finite_eps(ball)
     state: dict[str, Tensor] = {}
     last: list[tuple[Tensor, Images, Images]] = []  # noise, images and attacked images, if any
 
@@ -114,7 +119,9 @@ def free(*, threat: str = "Linf:8/255", replays: int = 8, smoothing: float = 0.0
         """Move the perturbation along the gradient that the last backward pass left."""
         for noise, x, x_adv in last:
             if noise.grad is not None:
-                step = ball.ascent(noise.grad, x_adv, x, float(ball.eps))
+                # Where a scaled loss overflowed the weights stay, and so does the perturbation.
+                slope = noise.grad.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+                step = ball.ascent(slope, x_adv, x, float(ball.eps))
                 state["noise"][: len(x)] = ball.clip(noise.detach() + step)
         last.clear()
 
@@ -165,8 +172,9 @@ def trades(
 
     def loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
         with _evaluating(unwrapped(model)) as network:
-            with torch.no_grad():
-                answer = network(x).float().softmax(1)
+            # Not under no_grad: until 2.10 torch keeps the cast weights of autocast as it finds
+            # them, and the passes below would train nothing but what is not cast.
+            answer = network(x).detach().float()
 
             def objective(logits: Tensor, index: Tensor) -> Tensor:
                 return _divergence(answer[index], logits.float())
@@ -174,15 +182,19 @@ def trades(
             start = ball.project(x + _TRADES_NOISE * torch.randn_like(x), x)
             x_adv = _climb(network, x, start, objective, ball, steps, size)
         clean = model(x).float()
-        apart = _divergence(clean.softmax(1), model(x_adv).float()).mean()
+        apart = _divergence(clean, model(x_adv).float()).mean()
         return F.cross_entropy(clean, y, label_smoothing=smoothing) + beta * apart
 
     return Recipe(loss)
 
 
-def _divergence(p: Tensor, logits: Tensor) -> Tensor:
-    """KL(p || softmax(logits)) of each image, (N,); the gradient goes through both."""
-    return F.kl_div(logits.log_softmax(1), p, reduction="none").sum(1)
+def _divergence(clean: Tensor, attacked: Tensor) -> Tensor:
+    """KL of the softmax of two sets of logits, (N,); the gradient goes through both.
+
+    From logarithms: that of a probability that has become 0 has no gradient but NaN.
+    """
+    logs = clean.log_softmax(1), attacked.log_softmax(1)
+    return F.kl_div(logs[1], logs[0], reduction="none", log_target=True).sum(1)
 
 
 def _climb(
@@ -225,6 +237,13 @@ def _step_size(threat: ThreatModel, steps: int, size: float | None) -> float | T
     if not size > 0:
         raise ValueError(f"`step_size` must be positive, got {size}")
     return size
+
+
+def _finite_eps(threat: ThreatModel) -> float:
+    eps = float(threat.eps)
+    if not math.isfinite(eps):
+        raise ValueError(f"`threat` must have a finite eps to take steps of, got {threat}")
+    return eps
 
 
 def _check_count(name: str, value: int) -> None:

@@ -94,6 +94,53 @@ def test_trades_is_cross_entropy_and_beta_times_the_divergence(batch):
     assert 0 < (model.seen[1] - x).abs().mean() < 0.002
 
 
+def test_trades_is_finite_where_a_class_is_beyond_all_doubt(batch):
+    """Logits 300 apart, whose smaller probability is 0 in float32."""
+    x, y = batch
+    model = Linear().train()
+    with torch.no_grad():
+        model.weight.mul_(300 / (x.flatten(1) @ model.weight).abs().max())
+    loss = trades(threat="Linf:0.01", steps=2)(model, x, y)
+    loss.backward()
+    assert (model(x).softmax(1) == 0).any()  # or this test could not fail
+    assert loss.isfinite() and model.weight.grad.isfinite().all() and model.weight.grad.any()
+
+
+@pytest.mark.parametrize("text", ONLINE)
+def test_no_pass_is_without_gradients(text, batch):
+    """Autocast of torch before 2.10 keeps such a pass's weights for those that train."""
+    seen = []
+
+    class Watched(Linear):
+        def forward(self, x):
+            seen.append(torch.is_grad_enabled())
+            return super().forward(x)
+
+    recipe(text)(Watched().train(), *batch)
+    assert all(seen)
+
+
+def test_fast_sees_the_statistics_of_the_whole_batch():
+    """129 images, the last of which would be alone in pieces of 128."""
+    sizes = []
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 2)).train()
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    fast(threat="Linf:0.1")(model, torch.rand(129, 1, 4, 4), torch.arange(129) % 2)
+    assert sizes == [129, 129]
+
+
+@pytest.mark.parametrize("threat", ["Linf:0.1", "L2:0.5"])
+def test_free_keeps_its_noise_where_the_gradient_overflowed(threat, batch):
+    x, y = batch
+    model, rule = Linear().train(), free(threat=threat)
+    rule(model, x, y).backward()
+    rule.settle()
+    before = rule.state["noise"].clone()
+    (rule(model, x, y) * torch.inf).backward()
+    rule.settle()
+    assert before.any() and torch.equal(rule.state["noise"], before)
+
+
 def test_free_moves_weights_and_noise_by_the_same_gradient(batch):
     x, y = batch
     model, rule = Linear().train(), free(threat="Linf:0.1", replays=3)
@@ -179,6 +226,8 @@ def test_training_on_attacked_images_makes_a_network_harder_to_attack():
         (pgd, {"steps": 0}, "`steps` must be a whole number"),
         (pgd, {"step_size": -1.0}, "`step_size` must be positive"),
         (pgd, {"threat": "Linf"}, "Linf"),
+        (fast, {"threat": "Linf:inf"}, "`threat` must have a finite eps"),
+        (free, {"threat": "Linf:inf"}, "`threat` must have a finite eps"),
         (fast, {"smoothing": 1.0}, "`smoothing` must lie in"),
         (free, {"replays": 0}, "`replays` must be a whole number"),
         (trades, {"beta": -1.0}, "`beta` must be at least 0"),
