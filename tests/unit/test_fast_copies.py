@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from redoubtable import gradients
 from redoubtable.defenses import InputTransform, Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.gradients import FastCopy, exact_model, fast_copy, input_gradient
@@ -42,6 +43,39 @@ def test_networks_of_the_package_are_folded(name: str) -> None:
     assert norms_in(model, images) > 0
     assert norms_in(quick, images) == 0
     assert_same_function(model, quick, images)
+
+
+def test_deep_networks_are_folded_although_rounding_tips_their_slopes() -> None:
+    with seeded("deep", 3):  # one whose slopes differ by more than rounding in single precision
+        model = create("resnet110").eval()
+    images = blobs(2, 3, 32, 32)
+    quick = fast_copy(model, images)
+    assert norms_in(model, images) == 109
+    assert norms_in(quick, images) == 0
+    assert_same_function(model, quick, images)
+    assert {p.dtype for p in quick.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-6])
+def test_double_precision_has_the_last_word(
+    x: Tensor, shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another processor other slopes tip; and what differs by more than rounding is refused."""
+    same, join = gradients._same, gradients._joined
+    monkeypatch.setattr(
+        gradients, "_same", lambda a, b, x, **k: x.dtype == torch.float64 and same(a, b, x, **k)
+    )
+
+    def joined(network: nn.Module) -> nn.Module:
+        traced = join(network)
+        next(p for n, p in traced.named_parameters() if n.endswith("weight")).data += shift
+        return traced
+
+    monkeypatch.setattr(gradients, "_joined", joined)
+    net = shake(small_net())
+    quick = fast_copy(net, x)
+    assert norms_in(quick, x) == (2 if shift else 0)
+    assert_same_function(net, quick, x)
 
 
 def guards() -> dict[str, nn.Module]:
