@@ -207,6 +207,17 @@ def test_a_link_to_nowhere_is_a_damaged_image(root):
         read(root, "test", workers=0)
 
 
+def test_what_would_block_or_lead_in_a_circle_is_passed_over(root):
+    os.mkfifo(root / "test" / "cat" / "pipe.png")
+    (root / "test" / "dog" / "null.png").symlink_to("/dev/null")
+    for part in ("train", "test"):
+        (root / part / "self").symlink_to("self")
+    data = read(root, "test", workers=0)
+    assert len(data) == 6
+    assert data.ignored == 3  # the two, and the link that is no class
+    assert data.class_names == ("cat", "dog")
+
+
 def test_names_may_have_any_characters(root):
     odd = ["ä ö.png", "a\nb.png", "-x.png", "%s{}.png", "#'\".png", "日本.png"]
     for i, name in enumerate(odd):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def _parts(folder: Path) -> dict[str, Path]:
 def _folders(path: Path) -> list[str]:
     """Names of the class folders, in the order of their bytes."""
     with os.scandir(path) as entries:
-        found = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+        found = [e.name for e in entries if _is_folder(e) and not e.name.startswith(".")]
     return sorted(found, key=os.fsencode)
 
 
@@ -129,7 +130,7 @@ def _list(
     files: list[bytes] = []
     counts: list[int] = []
     with os.scandir(path) as entries:
-        ignored = sum(not e.is_dir() for e in entries)
+        ignored = sum(not _is_folder(e) for e in entries)
     for one in names:
         inside = os.fsencode((path / one).relative_to(folder))
         found = list(_walk(path / one, path))
@@ -167,16 +168,24 @@ def _walk(path: Path, root: Path) -> Iterator[bytes | None]:
                 hidden = entry.name.startswith(b".")
                 if _is_folder(entry):
                     waiting += [] if hidden else [os.path.join(inner, entry.name)]
-                elif hidden or not entry.name.lower().endswith(ENDINGS):
+                elif hidden or not entry.name.lower().endswith(ENDINGS) or _blocks(entry):
                     yield None
                 else:
                     yield os.path.join(inner, entry.name)
 
 
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+def _is_folder(entry: os.DirEntry[Any]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
+        return False
+
+
+def _blocks(entry: os.DirEntry[bytes]) -> bool:
+    """Whether it is a pipe or a device, which may keep a reader waiting forever."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
         return False
 
 
