@@ -101,6 +101,10 @@ def test_nonsense_in_exif_is_no_damage(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # nor worth a word for each image
             assert decode(path, RGB).shape == (12, 16, 3) and measure(path) == (12, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 99  # there are eight ways to turn an image
+    path = save(tmp_path, Image.fromarray(smooth(12, 16)), "b.png", exif=exif)
+    assert measure(path) == decode(path, Look(3, 12, 16, False)).shape[:2] == (12, 16)
 
 
 def test_sixteen_bits_lose_their_lower_half(tmp_path):

@@ -152,9 +152,10 @@ def _upper_bits(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """1 to 8; 1, which is upright, where nothing or nonsense is said."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        told = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged remarks don't make a damaged image
         return 1
+    return told if told in _TURNS else 1
 
 
 def _resized(image: Image.Image, height: int, width: int) -> Image.Image:
