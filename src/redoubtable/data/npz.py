@@ -15,6 +15,9 @@ from redoubtable.data.source import Source, pool_in_memory
 
 Array = npt.NDArray[Any]
 
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged archive raises."""
+
 
 def open_npz(path: Path) -> Source:
     """Return a `.npz` file as a data set of two parts; nothing in it is ever unpickled.
@@ -50,12 +53,11 @@ def _read(path: Path, part: str) -> Dataset:
 
 def _arrays(path: Path, needed: list[str], optional: list[str]) -> dict[str, Array]:
     """The named arrays of a file, read whole; the others are not read at all."""
-    damaged = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
     try:
         file = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"no data set at {path}; name an existing .npz file") from None
-    except damaged as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} is no readable .npz file ({error}); write it again") from None
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} holds one bare array; write it with numpy.savez")
@@ -70,7 +72,7 @@ def _arrays(path: Path, needed: list[str], optional: list[str]) -> dict[str, Arr
         for key in needed + [k for k in optional if k in file]:
             try:
                 found[key] = file[key]
-            except damaged as error:
+            except _DAMAGED as error:
                 raise ValueError(
                     f"{key} in {path} can't be read ({error}); write the file again, with plain "
                     "numeric arrays"
@@ -118,8 +120,13 @@ def _same_shape(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for key in ("x_train", "x_test"):
             if f"{key}.npy" in archive.namelist():
-                with archive.open(f"{key}.npy") as file:
-                    shapes[key] = _shape(file)[1:]
+                try:
+                    with archive.open(f"{key}.npy") as file:
+                        shapes[key] = _shape(file)[1:]
+                except _DAMAGED as error:
+                    raise ValueError(
+                        f"{key} in {path} can't be read ({error}); write the file again"
+                    ) from None
     if len(set(shapes.values())) > 1:
         raise ValueError(
             f"x_train and x_test in {path} must have images of one shape, got {shapes['x_train']} "
