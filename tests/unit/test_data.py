@@ -91,7 +91,17 @@ def test_classes_are_those_of_all_splits(tmp_path):
     content = arrays(classes=4)
     content["y_test"][-1] = 6
     path = write(tmp_path / "open.npz", **content)
-    assert [read(path, split).classes for split in SPLITS] == [7, 7, 7]
+    assert read(path, "test").classes == 7
+
+
+def test_a_class_that_nobody_would_learn_is_refused(tmp_path):
+    content = arrays(classes=4)
+    content["y_test"][-1] = 6
+    path = write(tmp_path / "open.npz", **content)
+    for split in ("train", "validation"):
+        with pytest.raises(ValueError, match=r"every class of .*open\.npz .* none of class 4; add"):
+            read(path, split)
+    assert read(path, "train", classes=["0", "1", "2", "3"]).classes == 4
 
 
 def test_validation_is_a_stratified_tenth_and_disjoint(npz):
@@ -206,7 +216,9 @@ def test_damaged_files(tmp_path, npz):
     middle[500] ^= 255  # inside the first array: the archive's checksum notices
     bare = tmp_path / "bare.npy"
     np.save(bare, np.zeros(3))
-    for content in (whole[:300], b"", b"no archive", bytes(middle), bare.read_bytes()):
+    head = bytearray(whole)
+    head[whole.index(b"x_test.npy") - 30] ^= 255  # the other part, of which the shape is read
+    for content in (whole[:300], b"", b"no archive", bytes(middle), bytes(head), bare.read_bytes()):
         path = tmp_path / "damaged.npz"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"damaged\.npz"):

@@ -69,7 +69,10 @@ def write_svhn(root, monkeypatch):
 
 
 def write_gtsrb(root):
-    """Three classes of three tracks of four frames, of all sizes; six test images."""
+    """Three classes of three tracks of four frames, of all sizes, and forty of one image.
+
+    Six test images.
+    """
     folder = root / "gtsrb" / "GTSRB"
     sizes = np.random.default_rng(0).integers(15, 80, (50, 2)).tolist()
     for label in range(3):
@@ -78,6 +81,10 @@ def write_gtsrb(root):
             for frame in range(4):
                 path = folder / "Training" / f"{label:05}" / f"{track:05}_{frame:05}.ppm"
                 Image.new("RGB", tuple(sizes.pop()), (label, track, frame)).save(path)
+    for label in range(3, 43):
+        (folder / "Training" / f"{label:05}").mkdir(parents=True)
+        image = Image.new("RGB", (20, 20), (label, 0, 0))
+        image.save(folder / "Training" / f"{label:05}" / "00000_00000.ppm")
     (folder / "Final_Test" / "Images").mkdir(parents=True)
     lines = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
     for i in range(6):
@@ -149,7 +156,7 @@ def test_svhn(tmp_path, monkeypatch):
 def test_gtsrb_is_resized_and_no_track_is_cut(tmp_path):
     write_gtsrb(tmp_path)
     train, validation = (read("gtsrb", s, root=tmp_path) for s in SPLITS[:2])
-    assert (len(train) + len(validation), len(validation) % 4) == (36, 0) and len(validation)
+    assert (len(train) + len(validation), len(validation) % 4) == (76, 0) and len(validation)
     assert train.shape == (3, 32, 32) and train.classes == 43
     for data in (train, validation):
         colours = data.read(torch.arange(len(data)))[:, :, 5, 5]

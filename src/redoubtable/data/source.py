@@ -39,10 +39,12 @@ class Source:
         data set's name, so that every run and machine has the same.
 
         Raises:
-            ValueError: there is no such part, or too little to cut from.
+            ValueError: there is no such part, or too little to cut from, or the training part has
+                no images of some class.
         """
         if split in self.parts and (split == "test" or "validation" in self.parts):
-            return self.parts[split]()
+            part = self.parts[split]()
+            return self._every_class(part) if split == "train" else part
         if split == "test" or "train" not in self.parts:
             needed = "test" if split == "test" else "train"
             there = "one part only" if "all" in self.parts else " and ".join(self.parts)
@@ -50,7 +52,7 @@ class Source:
                 f"the {split} split comes from a {needed} part, and {self.where} has {there}; add "
                 "it, or draw all splits with sizes"
             )
-        whole = self.parts["train"]()
+        whole = self._every_class(self.parts["train"]())
         key = ("split", self.name, "validation")
         inside = draw_part(whole.labels, _VALIDATION_SHARE, *key, tracks=whole.tracks)
         if not inside.any():
@@ -90,6 +92,14 @@ class Source:
                 f"some to draw from, got sizes of {', '.join(sizes) or 'nothing'}"
             )
         pool = vetted(self.pool([self.parts[p]() for p in names]))
+        self._every_class(pool)
+        parts = draw_sizes(
+            pool.labels, _ordered(sizes), draw, "sizes", self.name, draw, tracks=pool.tracks
+        )
+        return pool.take(parts[split], split)
+
+    def _every_class(self, pool: ImageSet) -> ImageSet:
+        """What splits are cut from; refused where it lacks a class, which nobody would learn."""
         counts = torch.bincount(pool.labels, minlength=pool.classes)
         if not counts.all():
             gap = int((counts == 0).nonzero()[0])
@@ -98,10 +108,7 @@ class Source:
                 f"every class of {self.where} must have images to draw from, got none of class "
                 f"{name}; add some, or leave it out with classes"
             )
-        parts = draw_sizes(
-            pool.labels, _ordered(sizes), draw, "sizes", self.name, draw, tracks=pool.tracks
-        )
-        return pool.take(parts[split], split)
+        return pool
 
 
 DATASETS: Registry[Callable[[Path | None, bool], Source]] = Registry("data set")
