@@ -226,6 +226,8 @@ def test_free_memory_is_what_the_machine_and_the_container_leave(monkeypatch, tm
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
     assert memory.free_bytes("cpu") == 3000
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_anon 9\ninactive_file 1200\n")
+    assert memory.free_bytes("cpu") == 4200  # files that were read give way
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes("cpu") > 5000
 

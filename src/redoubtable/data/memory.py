@@ -52,13 +52,24 @@ def _available() -> int | None:
 
 
 def _left_in_group() -> int | None:
-    """What the limit of a container leaves, or None where there is no limit."""
+    """What the limit of a container leaves, or None where there is no limit.
+
+    Files that were read and lie in the page cache count as used, but give way at once.
+    """
     try:
         limit = (_GROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = (_GROUP / "memory.current").read_text(encoding="ascii")
-        return None if limit == "max" else max(0, int(limit) - int(used))
+        used = int((_GROUP / "memory.current").read_text(encoding="ascii"))
+        return None if limit == "max" else max(0, int(limit) - max(0, used - _cached()))
     except (OSError, ValueError):
         return None
+
+
+def _cached() -> int:
+    try:
+        lines = (_GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        return next(int(li.split()[1]) for li in lines if li.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):
+        return 0
 
 
 def _whole() -> int:
