@@ -158,7 +158,7 @@ def test_classes_are_numbered_in_the_order_of_the_list(npz, tmp_path):
     assert numbers(data) == [*range(250, 270), *range(310, 330)]
     assert data.labels.tolist() == [1] * 20 + [0] * 20
     names = tmp_path / "names.txt"
-    names.write_text("3\n\n 0 \n")
+    names.write_text("\ufeff3\n\n 0 \n")  # as some editors write it
     for written in (names, str(names)):
         assert read(npz, "test", classes=written).digest() == data.digest()
     few = read(npz, "train", classes=["4", "2"], sizes={"train": 7})
@@ -174,6 +174,7 @@ def test_classes_are_numbered_in_the_order_of_the_list(npz, tmp_path):
         (["0", "0"], "different names, got 0 more than once"),
         (["0"], "two or more different names, got 0"),
         ([], "got none"),
+        ("no\0thing", "imagenet-201,"),
         ("nothing.txt", "imagenet-201, imagenet-metzen10.* got 'nothing.txt'"),
         ("imagenet-201", "first of 1000, got a data set of 5"),
     ],

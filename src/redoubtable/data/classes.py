@@ -121,8 +121,8 @@ def _names(classes: Choice, known: Sequence[str]) -> list[str]:
     if classes in CLASS_LISTS:
         return list(CLASS_LISTS[str(classes)].obj(known))
     try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = Path(classes).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError):  # no such file, or no name of one, or no text
         lists = ", ".join(e.name for e in CLASS_LISTS)
         raise ValueError(
             f"`classes` must be names, a list ({lists}) or a text file with one name per line, got "
