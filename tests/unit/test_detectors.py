@@ -1,6 +1,7 @@
 """Scores, thresholds and rejection against their definitions, by brute force."""
 
 import math
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -266,3 +267,57 @@ def test_what_a_vote_gains_is_spent_on_rejections() -> None:
         paper = calibrate(vote, Entropy(), x, y, level=0.01, single=single)
     assert paper.threshold.rejected > own.threshold.rejected
     assert paper.threshold.rule == "accuracy"
+
+
+def test_calibration_is_done_in_eval_mode_and_modes_are_put_back() -> None:
+    net, x, y = doubtful()
+    expected = calibrate(net, Entropy(), x, y).threshold
+    net.train()
+    next(net.children()).eval()
+    modes = [m.training for m in net.modules()]
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    assert calibrate(net, Entropy(), x, y).threshold == expected
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+class View:
+    """Images that are read when they are asked for; those from `spoilt` on are out of range."""
+
+    def __init__(self, images: Tensor, spoilt: int | None = None, lost: int = 0) -> None:
+        self.images, self.shape = images.clone(), images.shape
+        self.images[len(images) if spoilt is None else spoilt :] = 2.0
+        self.lost, self.most = lost, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, which: slice | Tensor) -> Tensor:
+        part = self.images[which]
+        self.most = max(self.most, len(part))
+        return part[self.lost :]
+
+
+@pytest.mark.parametrize("rule", ["accuracy", "fpr"])
+def test_calibration_reads_a_view_in_batches(rule: Literal["accuracy", "fpr"]) -> None:
+    net, x, y = doubtful(50)
+    view, single = View(x), small_net(seed=5)
+    for reference in (None, single):
+        got = calibrate(net, Entropy(), view, y, rule=rule, single=reference, batch_size=16)
+        kept = calibrate(net, Entropy(), x, y, rule=rule, single=reference, batch_size=16)
+        assert got.threshold == kept.threshold
+        assert got.threshold.n == 50
+    assert view.most == 16
+
+
+def test_what_cannot_be_calibrated_on_is_refused() -> None:
+    net, x, y = doubtful(50)
+    cases: list[tuple[Any, Tensor, Any, str]] = [
+        (View(x, spoilt=40), y, {}, r"`x\[32:48\]` must lie in \[0, 1\]"),
+        (View(x, lost=1), y, {}, r"`x\[0:16\]` must be \(16, 3, .*\).* got \(15,"),
+        (x, y[:-1], {}, r"`y` must have shape \(50,\)"),
+        (x, y, {"rule": "best"}, "accuracy or fpr.* got 'best'"),
+    ]
+    for bad, labels, more, message in cases:
+        with pytest.raises(ValueError, match=message):
+            calibrate(net, Entropy(), bad, labels, **{"batch_size": 16, **more})

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from redoubtable.detectors.scores import Score
 from redoubtable.detectors.thresholds import Threshold, by_accuracy_loss, by_false_positives
 from redoubtable.parts import Facts, Part
-from redoubtable.types import Images, Labels, Logits
+from redoubtable.types import (
+    Images,
+    Labels,
+    LazyImages,
+    Logits,
+    check_images,
+    check_labels,
+    check_lazy,
+)
 
 
 class Rejecting(Part):
@@ -78,7 +86,7 @@ class Rejecting(Part):
 def calibrate(
     model: nn.Module,
     score: Score,
-    x: Images,
+    x: LazyImages,
     y: Labels,
     *,
     rule: Literal["accuracy", "fpr"] = "accuracy",
@@ -88,19 +96,33 @@ def calibrate(
 ) -> Rejecting:
     """Return `model` with a rejection whose threshold is fitted on clean held-out images.
 
-    Random models are calibrated on one pass per image, under the random state at the call.
+    Random models are calibrated on one pass per image, under the random state at the call, and all
+    in eval mode, in which they answer; modules are in the mode they were in afterwards.
 
     Args:
         model: a classifier with K outputs.
         score: suspicion of an image.
-        x: (N, C, H, W) clean images that neither training nor the test uses.
+        x: (N, C, H, W) clean images that neither training nor the test uses; a tensor, or a view
+            that reads them, of which one batch at a time is in memory.
         y: (N,) their labels.
         rule: "accuracy" allows `level` less accuracy than `single` has; "fpr" rejects at most
             `level` of the clean images (Hosseini et al. 2019 say both).
         level: the allowed loss or rate.
         single: the model without the vote, as the reference of "accuracy"; None for `model` itself.
         batch_size: images per pass.
+
+    Raises:
+        TypeError: images or labels have the wrong type.
+        ValueError: images are illegal or not one per label, `rule` is another, or `level` is not in
+            [0, 1).
     """
+    check_lazy(x)
+    check_labels(y, len(x))
+    if rule not in ("accuracy", "fpr") or batch_size < 1:
+        raise ValueError(
+            f"`rule` must be accuracy or fpr and `batch_size` at least 1, got {rule!r} and "
+            f"{batch_size}"
+        )
     scores, correct = _measure(model, score, x, y, batch_size)
     if rule == "fpr":
         return Rejecting(model, score, by_false_positives(scores, level))
@@ -110,17 +132,33 @@ def calibrate(
 
 
 def _measure(
-    model: nn.Module, score: Score, x: Images, y: Labels, batch_size: int
+    model: nn.Module, score: Score, x: LazyImages, y: Labels, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Scores and correctness of clean images."""
+    """(N,) scores, and (N,) whether the answers are right, of clean images."""
     scores, correct = [], []
-    device = next((p.device for p in model.parameters()), x.device)
-    with torch.no_grad():
-        for images, labels in zip(
-            torch.split(x, batch_size), torch.split(y, batch_size), strict=True
-        ):
-            there = images.to(device)
-            logits = model(there)
-            scores.append(score(there, logits.log_softmax(1)).cpu())
-            correct.append(logits.argmax(1).cpu() == labels.cpu())
+    modes = [(m, m.training) for part in (model, score) for m in part.modules()]
+    try:
+        model.eval()
+        score.eval()
+        with torch.no_grad():
+            for start in range(0, len(x), batch_size):
+                images, labels = _batch(x, start, batch_size), y[start : start + batch_size]
+                there = images.to(next((p.device for p in model.parameters()), images.device))
+                logits = model(there)
+                scores.append(score(there, logits.log_softmax(1)).cpu())
+                correct.append(logits.argmax(1).cpu() == labels.cpu())
+    finally:
+        for module, training in modes:
+            module.training = training
     return torch.cat(scores), torch.cat(correct)
+
+
+def _batch(x: LazyImages, start: int, length: int) -> Images:
+    """Some images, looked at as they come: a view may give anything."""
+    end = min(start + length, len(x))
+    images, where, expected = x[start:end], f"x[{start}:{end}]", (end - start, *x.shape[1:])
+    check_images(images, where)
+    if images.shape != expected:
+        got = tuple(images.shape)
+        raise ValueError(f"`{where}` must be {expected}, as `x.shape` says, got {got}")
+    return images.detach().contiguous()

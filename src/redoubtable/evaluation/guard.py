@@ -3,18 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from redoubtable.defenses import DEFENSES
-from redoubtable.detectors import SCORES, Rejecting, Score, by_accuracy_loss, by_false_positives
-from redoubtable.evaluation.chunks import batches
+from redoubtable.detectors import SCORES, Rejecting, calibrate
 from redoubtable.parts import bare, facts_of
 from redoubtable.seeding import seeded
-from redoubtable.types import Labels, LazyImages, check_labels, check_lazy
-
-_BATCH = 256
-"""Held-out images in one pass."""
+from redoubtable.types import Labels, LazyImages
 
 
 @DEFENSES.register("reject", form="rejecting", paper="Hosseini et al. 2019, section 3.2")
@@ -29,8 +24,6 @@ def reject(
 ) -> Rejecting:
     """Rejection of what scores above a threshold, fitted on clean held-out images.
 
-    It is `calibrate` for images that need not be in memory.
-
     Args:
         model: a classifier.
         x: (N, C, H, W) clean held-out images, or a view that reads them.
@@ -42,25 +35,7 @@ def reject(
     # The paper's reference is a single pass: the same model without the vote.
     single = bare(model, lambda part: part.facts.passes > 1)
     suspicion = SCORES.bind(score).entry.obj()
-    scores, correct = _measure(model, suspicion, x, y)
-    if rule == "fpr":
-        return Rejecting(model, suspicion, by_false_positives(scores, level))
-    reference = _measure(single, suspicion, x, y)[1].double().mean().item()
-    return Rejecting(model, suspicion, by_accuracy_loss(scores, correct, reference, level))
-
-
-def _measure(model: nn.Module, score: Score, x: LazyImages, y: Labels) -> tuple[Tensor, Tensor]:
-    """(N,) scores, and (N,) whether the answers are right, of clean images."""
-    check_lazy(x, "held_out")
-    check_labels(y, len(x))
-    scores, correct = [], []
-    with torch.no_grad():
-        for part, images in batches(x, _BATCH, "held_out"):
-            there = images.to(next((p.device for p in model.parameters()), images.device))
-            logits = model(there)
-            scores.append(score(there, logits.log_softmax(1)).cpu())
-            correct.append(logits.argmax(1).cpu() == y[part].cpu())
-    return torch.cat(scores), torch.cat(correct)
+    return calibrate(model, suspicion, x, y, rule=rule, level=level, single=single)
 
 
 def guarded(
