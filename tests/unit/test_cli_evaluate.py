@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,73 @@ def test_pictures_of_several_sizes_need_one_that_somebody_says(photos: Path) -> 
     done = run("evaluate", f"{__name__}:build", "--data", str(photos), "--threat", "Linf:0.1")
     assert done.exit_code == 2
     assert "size" in done.stderr
+
+
+def test_what_is_not_said_again_is_read_as_in_training(photos: Path, tmp_path: Path) -> None:
+    """Classes in their order, and sizes: else labels would mean others, and images be known."""
+    folder = tmp_path / "net"
+    sizes = {"train": 40, "validation": 10, "test": 24}
+    done = run(
+        "train", "--out", str(folder), "--data", str(photos), "--image-size", str(SIDE),
+        "--classes", "dark, bright", "--sizes", ",".join(f"{k}={v}" for k, v in sizes.items()),
+        "--draw", "random", "--model", "small_cnn:width=4", "--epochs", "1", "--workers", "0",
+        "--augment", "none",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    record = evaluate(str(folder), "--data", str(photos))
+    data = read(photos, "test", size=SIDE, classes=["dark", "bright"], sizes=sizes, draw="random")
+    x, y = data.floats()
+    with torch.no_grad():
+        right = (load_model(folder)(x).argmax(1) == y).double().mean().item()
+    assert record["data"]["n"] == 24
+    assert record["clean"]["accuracy"]["one_shot"]["value"] == pytest.approx(right)
+    elsewhere = tmp_path / "others"
+    elsewhere.symlink_to(photos)  # a name is what a link leads to
+    assert evaluate(str(folder), "--data", str(elsewhere))["data"]["n"] == 24
+    other = tmp_path / "pictures"
+    shutil.copytree(photos, other)
+    assert evaluate(str(folder), "--data", str(other))["data"]["n"] == 30
+    given = evaluate(str(folder), "--data", str(photos), "--sizes", "test=6", "--draw", "balanced")
+    assert given["data"]["n"] == 6
+
+
+def test_labels_that_mean_other_classes_are_refused(trained: Path, photos: Path) -> None:
+    more = shutil.copytree(photos, trained.parent / "more")
+    for part in ("train", "test"):
+        shutil.copytree(more / part / "dark", more / part / "aardvark")
+    done = run("evaluate", str(trained), "--data", str(more), "--threat", "Linf:0.1")
+    assert done.exit_code == 2
+    assert "has 2 classes and more has 3" in done.stderr
+
+
+def test_notes_on_reading_that_are_damaged_are_refused(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "net")
+    card = json.loads((folder / "card.json").read_text())
+    for bad in ("nothing", {"sizes": 3}):
+        card["notes"]["reading"] = bad
+        (folder / "card.json").write_text(json.dumps(card))
+        done = run("evaluate", str(folder), "--threat", "Linf:0.1")
+        assert done.exit_code == 2
+        assert "notes on reading" in done.stderr
+
+
+def test_a_folder_of_test_images_is_enough_without_calibration(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos / "test", tmp_path / "only" / "test")
+    arguments = [str(trained), "--data", str(tmp_path / "only"), "--limit", "5"]
+    assert evaluate(*arguments, "--defense", "subsample:rate=0.9")["data"]["n"] == 5
+    done = run("evaluate", *arguments, "--threat", "Linf:0.1", "--defense", "reject")
+    assert done.exit_code == 2
+    assert "validation split" in done.stderr
+
+
+def test_stored_images_are_no_part_of_the_data_set_that_is_evaluated(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "net")
+    card = json.loads((folder / "card.json").read_text())
+    card["data"]["name"] = "photos+photos-fgsm+photos-pgd"
+    card["notes"]["stored images"] = [{}, {}]
+    (folder / "card.json").write_text(json.dumps(card))
+    assert evaluate(str(folder), "--root", str(photos.parent), "--limit", "5")["data"]["n"] == 5

@@ -31,6 +31,7 @@ from redoubtable.cli.options import (
 from redoubtable.data import DATASETS, ImageSet, read
 from redoubtable.data.loading import ROOT
 from redoubtable.data.memory import free_bytes
+from redoubtable.defenses import DEFENSES
 from redoubtable.evaluation import SUITES, Evaluation, Settings, guarded
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.files import make_folder
@@ -87,7 +88,7 @@ def evaluate(
     channels: Channels = None,
     classes: Classes = None,
     sizes: Sizes = None,
-    draw: Draw = "stratified",
+    draw: Draw = None,
     damaged: Damaged = "refuse",
     download: Download = False,
     workers: Workers = 2,
@@ -117,6 +118,7 @@ def evaluate(
     how = reading(root, image_size, channels, classes, sizes, draw, damaged, download, workers)
     how = _as_trained(how, name, card)
     images = read(name, "test", limit=limit, **how)
+    _check_classes(images, model, card)
     with seeded("init", seed):
         network = open_model(
             model,
@@ -126,12 +128,13 @@ def evaluate(
             size=images.shape[1:],
             factory=factory,
         )
-    held_out = _floats(read(name, "validation", **how), workers) if defense else None
+    fitted = any(DEFENSES.bind(d).entry.facts["form"] == "rejecting" for d in defense or [])
+    held_out = _floats(read(name, "validation", **how), workers) if fitted else None
     target = guarded(network.to(device_of(device)), defense or [], held_out, seed)
     if out is not None:
         make_folder(out)
     x, y = _floats(images, workers)
-    called = Path(model).name if card else model
+    called = Path(model).resolve().name if card else model
     started = time.perf_counter()
     done = run_evaluation(
         target,
@@ -186,21 +189,47 @@ def _trained_on(model: str, card: Card | None) -> str:
             f"{model} is no folder of a trained model, which would say what it was trained on; "
             "name the folder, or give --data"
         )
-    return str(card.data.get("name", "digits"))
+    return _data_of(card)
+
+
+def _data_of(card: Card) -> str:
+    """The name of the data set that a model was trained on, without stored images beside it."""
+    name, stored = str(card.data.get("name", "digits")), card.notes.get("stored images", ())
+    return name.rsplit("+", len(stored))[0] if stored else name
 
 
 def _as_trained(how: dict[str, Any], name: str, card: Card | None) -> dict[str, Any]:
-    """The options of data; of an image folder the shape that the model knows, where none is given.
+    """The options of data; what is not given is as it was when the model was trained.
 
-    Images of another shape than a square must have it already.
+    Classes and, of an image folder, the shape are those that the model knows, on whatever data;
+    how splits are drawn is said of the data set it was trained on only. Images of another shape
+    than a square must have it already.
     """
+    if card is None:
+        return how | {"draw": how["draw"] or "stratified"}
+    told = card.notes.get("reading", {})
+    if not isinstance(told, dict) or not isinstance(told.get("sizes"), dict | None):
+        raise ValueError("the model card has no valid notes on reading; train the model again")
+    known = {"classes": told.get("classes")}
+    if _data_of(card) in (Path(name).resolve().name, Path(name).stem):
+        known |= {"sizes": told.get("sizes"), "draw": told.get("draw")}
     base = how["root"] or os.environ.get(ROOT)
     places = [Path(name), *([Path(base) / name] if base else [])]
-    if card is None or name in DATASETS or not any(place.is_dir() for place in places):
-        return how
-    count, height, width = card.data.get("shape", (None, None, None))
-    known = {"channels": count, "size": height if height == width else None}
-    return how | {key: how[key] or value for key, value in known.items()}
+    if name not in DATASETS and any(place.is_dir() for place in places):
+        count, height, width = card.data.get("shape", (None, None, None))
+        known |= {"channels": count, "size": height if height == width else None}
+    given = {key: value for key, value in how.items() if value is not None}
+    return how | {"draw": "stratified"} | {k: v for k, v in known.items() if v} | given
+
+
+def _check_classes(images: ImageSet, model: str, card: Card | None) -> None:
+    """Refuse labels that mean other classes than the outputs of the model."""
+    if card is not None and images.class_names and images.classes != card.classes:
+        raise ValueError(
+            f"the model in {model} has {card.classes} classes and {images.name} has "
+            f"{images.classes}; name the classes that it was trained on, in their order, with "
+            "--classes"
+        )
 
 
 def _floats(images: ImageSet, workers: int) -> tuple[LazyImages, Labels]:

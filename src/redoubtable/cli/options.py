@@ -26,7 +26,9 @@ Classes = Annotated[
 Sizes = Annotated[
     str | None, typer.Option(help="Split anew: train=10854,validation=1206,test=2010.")
 ]
-Draw = Annotated[str, typer.Option(help="How --sizes draws: stratified, balanced or random.")]
+Draw = Annotated[
+    str | None, typer.Option(help="How --sizes draws: stratified, balanced or random.")
+]
 Damaged = Annotated[str, typer.Option(help="Damaged image files: refuse, skip or unchecked.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a known data set into --root.")]
 Workers = Annotated[int, typer.Option(help="Processes that read image files ahead.", min=0)]
@@ -67,7 +69,7 @@ def reading(
     channels: int | None,
     classes: str | None,
     sizes: str | None,
-    draw: str,
+    draw: str | None,
     damaged: str,
     download: bool,
     workers: int,
@@ -81,13 +83,18 @@ def reading(
         "root": root,
         "size": image_size,
         "channels": channels,
-        "classes": classes.split(",") if classes and "," in classes else classes,
+        "classes": _names(classes),
         "sizes": None if sizes is None else _read_sizes(sizes),
         "draw": draw,
         "damaged": damaged,
         "download": download,
         "workers": workers,
     }
+
+
+def _names(text: str | None) -> str | list[str] | None:
+    """Names with commas; else the name of a list or a file."""
+    return [name.strip() for name in text.split(",")] if text and "," in text else text
 
 
 def _read_sizes(text: str) -> dict[str, int]:
@@ -99,9 +106,10 @@ def _read_sizes(text: str) -> dict[str, int]:
 
 def command_line() -> str:
     """Return the command as it was typed, for records."""
-    return shlex.join(["redoubt", *sys.argv[1:]])
+    text = shlex.join(["redoubt", *sys.argv[1:]])
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be text
 
 
 def print_json(value: Any) -> None:
     """Print JSON on standard output."""
-    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+    print(json.dumps(value, indent=1, allow_nan=False))  # in ASCII, which any pipe takes
