@@ -92,12 +92,21 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         if path.exists():
             os.replace(path, previous)
         os.replace(new, path)
-        write_log(folder, checkpoint.rows)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         warnings.warn(
             f"no checkpoint after epoch {len(checkpoint.rows)} could be written to {folder} "
             f"({reason}); training goes on, the one before stays, make room",
+            stacklevel=2,
+        )
+        return
+    try:
+        write_log(folder, checkpoint.rows)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(
+            f"the log {folder / LOG} could not be written ({reason}); the checkpoint was, and "
+            "the next one brings the log up to it; make room",
             stacklevel=2,
         )
 

@@ -8,6 +8,7 @@ and fixes device and precision at first sight, while `train` may be called many 
 import atexit
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -109,15 +110,27 @@ class Processes:
         gathered: list[T] = gather_object([value])
         return gathered
 
-    def from_first(self, value: T) -> T:
-        """Return the value of the first process, to all of them."""
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Return what `make` gives in the first process, to all of them.
+
+        Raises:
+            ValueError: what it refuses there, in all of them, so that none waits for it.
+        """
         if self._accelerator is None:
-            return value
+            return make()
         from accelerate.utils import broadcast_object_list
 
-        values = [value]
-        broadcast_object_list(values)
-        return values[0]
+        made: list[Any] = [None, None]
+        if self.first:
+            try:
+                made[0] = make()
+            except (ValueError, OSError) as error:
+                made[1] = str(error)
+        broadcast_object_list(made)
+        value, refused = made
+        if refused is not None:
+            raise ValueError(refused)
+        return value  # type: ignore[no-any-return]
 
 
 def _leave() -> None:

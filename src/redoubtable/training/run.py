@@ -71,9 +71,9 @@ class Run:
                 "with bf16 or fp32"
             )
         self.processes = Processes(self.device)
-        self.classes = _check_fit(model, data, self.device)
+        self.classes = check_fit(model, data, self.device)
         if validation is not None:
-            _check_fit(model, validation, self.device)
+            check_fit(model, validation, self.device)
         self.steps = math.ceil(len(data) / settings.batch_size)
         if len(data) // self.steps < self.processes.count:
             raise ValueError(
@@ -164,7 +164,9 @@ class Run:
                     if keep is not None and step + 1 < self.steps:
                         seconds = begun.seconds + time.perf_counter() - began
                         keep(Begun(step + 1, total, seconds))
-        self.processes.average_buffers(self.result)
+        self.processes.average_buffers(self.model)
+        if self.average is not None:
+            self.processes.average_buffers(self.average.model)
         if not all(t.isfinite().all() for t in self.model.state_dict().values()):
             self._check_finite(math.nan, number)
         seconds = begun.seconds + time.perf_counter() - began
@@ -228,19 +230,28 @@ class Run:
 
 
 @torch.no_grad()
-def _check_fit(model: nn.Module, data: ImageSet, device: torch.device) -> int:
-    """Try one image; return the number of logits."""
+def check_fit(model: nn.Module, data: ImageSet, device: torch.device) -> int:
+    """Try one image in evaluation mode; return the number of logits.
+
+    Raises:
+        ValueError: the model can't take it, or gives no logit for some class.
+    """
     model.eval()
     x = to_unit(data.read(torch.zeros(1, dtype=torch.int64))).to(device)
     try:
         with seeded("fit"):
             logits: Tensor = model(x)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a network of the user's own raises
         reason = str(error).split("\n", 1)[0]
         raise ValueError(
             f"`model` can't take the images of {data.name}, {data.shape} each ({reason}); "
             "build it for this data set"
         ) from None
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"`model` must give a tensor of logits (N, K), got {type(logits).__name__}; wrap it in "
+            "a module that returns them alone"
+        )
     if logits.ndim != 2 or logits.shape[1] < data.classes:
         raise ValueError(
             f"`model` must give {data.classes} logits per image for {data.name}, got shape "

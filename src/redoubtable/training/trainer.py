@@ -17,6 +17,7 @@ from redoubtable.models import Architecture, Card, architecture_of, load_model, 
 from redoubtable.registry import Bound
 from redoubtable.training.board import board
 from redoubtable.training.checkpoint import (
+    CHECKPOINT,
     PREVIOUS,
     Begun,
     Checkpoint,
@@ -168,20 +169,31 @@ class _Keeper:
     def __init__(self, folder: Path, run: Run, identity: dict[str, str]) -> None:
         self._folder, self._run, self._identity = folder, run, identity
         self._written = time.monotonic()
-        if run.processes.first:
-            make_folder(folder)
 
     def resume(self) -> tuple[tuple[Epoch, ...], Begun | None]:
         """Put the folder's state into the run, if there is one; return how far it is."""
-        run = self._run
-        found = read_checkpoint(self._folder, self._identity) if run.processes.first else None
-        checkpoint = run.processes.from_first(found)
+        checkpoint = self._run.processes.from_first(self._read)
         if checkpoint is None:
             return (), None
-        run.load_state(checkpoint.tensors)
-        if run.processes.first:  # a kill may have come between the checkpoint and its log
-            write_log(self._folder, checkpoint.rows)
+        try:
+            self._run.load_state(checkpoint.tensors)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{self._folder} holds the training of another network of the same name "
+                f"({reason}); choose another folder"
+            ) from None
         return checkpoint.rows, checkpoint.begun
+
+    def _read(self) -> Checkpoint | None:
+        """Make the folder or read its checkpoint, and tidy up after a kill."""
+        folder = make_folder(self._folder)
+        for left in folder.glob(f"*.{CHECKPOINT}.new*"):  # half written, as large as a checkpoint
+            left.unlink()
+        found = read_checkpoint(folder, self._identity)
+        if found is not None:  # a kill may have come between the checkpoint and its log
+            write_log(folder, found.rows)
+        return found
 
     def write(self, rows: tuple[Epoch, ...], begun: Begun | None) -> None:
         """Write the state of the run after these epochs and what has begun of the next."""

@@ -72,6 +72,17 @@ def test_diverged_training_says_so(tmp_path):
     assert not (tmp_path / "card.json").exists()
 
 
+class Foreign(nn.Module):
+    """A network whose answer is what `finish` makes of the logits."""
+
+    def __init__(self, finish):
+        super().__init__()
+        self.linear, self.finish = nn.Linear(81, 3), finish
+
+    def forward(self, x):
+        return self.finish(self.linear(x.flatten(1)))
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="can't take the images of toy"):
         quiet(fresh(channels=3), toy(), "natural", SETTINGS)
@@ -83,6 +94,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         quiet(nn.Sequential(fresh()), toy(), "natural", SETTINGS, out=tmp_path)
     with pytest.raises(ValueError, match="must have parameters"):
         quiet(nn.Flatten(), toy(), "natural", SETTINGS)
+    with pytest.raises(ValueError, match=r"can't take the images of toy.*no such part"):
+        quiet(Foreign(lambda z: {}["no such part"]), toy(), "natural", SETTINGS)
+    with pytest.raises(ValueError, match=r"must give a tensor of logits .* got tuple"):
+        quiet(Foreign(lambda z: (z, z)), toy(), "natural", SETTINGS)
     with pytest.raises(ValueError, match="did you mean natural"):
         quiet(fresh(), toy(), "naturl", SETTINGS)
 

@@ -36,7 +36,11 @@ def pair(tmp_path_factory):
                 text=True,
             )
         )
-    errors = [p.communicate(timeout=300)[1] for p in both]
+    try:
+        errors = [p.communicate(timeout=120)[1] for p in both]
+    finally:
+        for one in both:
+            one.kill()
     assert all(p.returncode == 0 for p in both), errors
     return folder, [torch.load(folder / f"{r}.pt", weights_only=False) for r in range(2)]
 
@@ -44,7 +48,7 @@ def pair(tmp_path_factory):
 def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(pair):
     """At rate 1 without momentum the step is the gradient, of 70 images cut into 35 and 35."""
     start, alone = state(without_batch_statistics()), state(plain())
-    for tensors, _ in pair[1]:
+    for tensors, *_ in pair[1]:
         for name, before in start.items():
             gradient, its = before - alone[name], before - tensors["step"][name]
             assert gradient.abs().max() > 1e-3
@@ -54,13 +58,13 @@ def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(pair):
 def test_uneven_shares_count_by_their_images(pair):
     """70 images in batches of 24, 23 and 23, the last two cut into 11 and 12."""
     alone = state(plain(LONG))
-    for tensors, _ in pair[1]:
+    for tensors, *_ in pair[1]:
         for name, value in alone.items():
             torch.testing.assert_close(tensors["epochs"][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_both_processes_have_the_same_model_and_the_first_one_kept_it(pair):
-    folder, ((first, accuracy), (second, other)) = pair
+    folder, ((first, accuracy, _), (second, other, _)) = pair
     assert accuracy == other
     for name in first:
         assert same(first[name], second[name]), name
@@ -72,6 +76,17 @@ def test_both_processes_have_the_same_model_and_the_first_one_kept_it(pair):
     model = load_model(folder / "fast")
     x, y = toy(31, "validation").floats()
     assert accuracy == pytest.approx((model(x).argmax(1) == y).float().mean().item())
+
+
+def test_a_run_of_two_processes_that_is_cut_ends_in_the_same_weights(pair):
+    for tensors, *_ in pair[1]:
+        assert same(tensors["cut"], tensors["uncut"])
+    assert not same(pair[1][0][0]["cut"], pair[1][0][0]["fast"])
+
+
+def test_what_the_first_process_refuses_every_process_does(pair):
+    for _, _, refused in pair[1]:
+        assert "holds another training run: its augment" in refused or "its batch" in refused
 
 
 def test_a_run_of_two_processes_is_no_run_of_one(pair):
@@ -102,7 +117,7 @@ def test_one_process_alone_shares_nothing(monkeypatch):
     assert (one.count, one.rank, one.first) == (1, 0, True)
     assert one.wrap(model, torch.device("cpu")) is model is unwrapped(model)
     assert one.share(torch.arange(7)) == slice(0, 7)
-    assert one.gather("a") == ["a"] and one.from_first(3) == 3
+    assert one.gather("a") == ["a"] and one.from_first(lambda: 3) == 3
 
 
 @pytest.mark.parametrize(("n", "count"), [(7, 2), (8, 3), (3, 3)])

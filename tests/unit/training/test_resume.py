@@ -210,6 +210,37 @@ def test_checkpoint_within_an_epoch(tmp_path, monkeypatch):
         assert [r.loss for r in done.rows] == [r.loss for r in whole.rows]
 
 
+def test_another_network_of_the_same_name_is_refused(tmp_path):
+    """As code that was changed between two calls gives it."""
+    quiet(fresh(), toy(), "natural", SETTINGS, out=tmp_path)
+    larger, frozen = fresh(), fresh()
+    larger.added = torch.nn.Linear(1, 1)
+    frozen.linear.bias.requires_grad_(False)
+    for model in (larger, frozen):
+        with pytest.raises(ValueError, match="holds the training of another network of the same"):
+            quiet(model, toy(), "natural", SETTINGS, out=tmp_path)
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path):
+    left = tmp_path / "..checkpoint.bin.new.x1y2z3"  # a temporary file of a temporary file
+    left.write_bytes(b"half")
+    quiet(fresh(), toy(), "natural", Settings(epochs=1), out=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
+
+
+def test_a_log_that_finds_no_room_is_said_to_be_the_log(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    once = Settings(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("redoubtable.training.checkpoint.write_log", full)
+        with pytest.warns(UserWarning, match=r"the log .* could not be written .*No space left"):
+            quiet(fresh(), toy(), "natural", once, out=tmp_path)
+    done = quiet(fresh(), toy(), dying(0, "natural"), once, out=tmp_path)  # nothing is lost
+    assert [r["loss"] for r in rows(tmp_path)] == [done.rows[0].loss]
+
+
 def read_checkpoint_of(folder):
     content = read_sealed(folder / "checkpoint.bin", "checkpoint")
     return torch.load(io.BytesIO(content), weights_only=True)

@@ -1,5 +1,6 @@
 """What each of the two processes of test_processes.py does, in the folder that it names."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from redoubtable.files import write_bytes
 from redoubtable.seeding import seeded
 from redoubtable.training import Settings
 from redoubtable.training.run import Run
-from tests.unit.training.parts import fresh, quiet, state, toy
+from tests.unit.training.parts import Killed, dying, fresh, quiet, state, toy
 
 STEP = Settings(
     epochs=1,
@@ -47,9 +48,19 @@ def main(folder: Path) -> None:
         fresh(), toy(), "fast", LONG, validation=toy(31, "validation"), out=folder / "fast"
     )
     found["again"] = again.model
+    # Its attack sees running statistics, each process its own until the end of an epoch.
+    found["uncut"] = quiet(fresh(), toy(), "pgd:steps=1", LONG).model
+    with contextlib.suppress(Killed):
+        quiet(fresh(), toy(), dying(4, "pgd:steps=1"), LONG, out=folder / "cut")
+    found["cut"] = quiet(fresh(), toy(), "pgd:steps=1", LONG, out=folder / "cut").model
+    refused = ""
+    try:
+        quiet(fresh(), toy(), "pgd:steps=1", STEP, out=folder / "cut")
+    except ValueError as error:
+        refused = str(error)
     rank = Run(fresh(), toy(), None, None, LONG).processes.rank
     tensors = {name: state(model) for name, model in found.items()}
-    torch.save((tensors, again.rows[-1].validation_accuracy), folder / f"{rank}.pt")
+    torch.save((tensors, again.rows[-1].validation_accuracy, refused), folder / f"{rank}.pt")
     write_bytes(folder / f"{rank}.done", b"")
 
 
