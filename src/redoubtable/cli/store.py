@@ -43,6 +43,10 @@ def store(
     transfer_to: Annotated[
         str | None, typer.Option(help="The model that is meant, if not the attacked one.")
     ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(help="Code that a model's folder may import: the factory on its card."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set; by default the one the model was trained on.")
     ] = None,
@@ -71,7 +75,7 @@ def store(
     how = reading(root, image_size, channels, classes, sizes, draw, damaged, download, workers)
     name = data or str(read_card(model).data.get("name", "digits"))
     done = run_store(
-        load_model(model).to(device_of(device)),
+        load_model(model, factory=factory).to(device_of(device)),
         read(name, split, limit=limit, **how),
         attack,
         parse_threat(threat),

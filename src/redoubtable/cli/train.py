@@ -30,7 +30,7 @@ from redoubtable.cli.options import (
 from redoubtable.data import Joined, read
 from redoubtable.models import MODELS, open_model, read_card
 from redoubtable.seeding import seeded
-from redoubtable.training import PRESETS, Preset, Settings, read_stored
+from redoubtable.training import PRESETS, Preset, Settings, Stored, read_stored
 from redoubtable.training import settings as words
 from redoubtable.training import train as run_training
 
@@ -139,7 +139,7 @@ def train(
             channels=images.shape[0],
             size=images.shape[1:],
         )
-    extra = [read_stored(folder) for folder in stored or []]
+    extra = [_to_train_on(folder) for folder in stored or []]
     sets = [images, *(one.images() for one in extra)]
     notes: dict[str, Any] = {"command": command_line()}
     told = {k: how[k] for k in ("size", "channels", "classes", "sizes", "draw")}
@@ -167,6 +167,18 @@ def train(
     figures = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
     text = f"{card.architecture} on {data}, {card.recipe}: {figures}\nModel: {out}"
     Console().print(text, highlight=False)
+
+
+def _to_train_on(folder: Path) -> Stored:
+    """Read stored images that training may see."""
+    found = read_stored(folder)
+    split = found.card["data"]["split"]
+    if split != "train":
+        raise ValueError(
+            f"`stored` must be made of training images, got {folder}, made of those to {split} "
+            "with; store them with --split train"
+        )
+    return found
 
 
 def _settings(base: Settings, given: dict[str, Any], seed: int) -> Settings:

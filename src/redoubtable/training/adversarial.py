@@ -1,8 +1,6 @@
 """Recipes that train on images attacked as they come: PGD, Fast, Free and TRADES."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,7 @@ from redoubtable.gradients import input_gradient
 from redoubtable.losses import Objective, cross_entropy
 from redoubtable.threat import ThreatModel, parse_threat
 from redoubtable.training.processes import unwrapped
-from redoubtable.training.recipes import RECIPES, Recipe, check_smoothing
+from redoubtable.training.recipes import RECIPES, Recipe, check_smoothing, evaluating
 from redoubtable.types import Images, Labels
 
 _TRADES_NOISE = 0.001
@@ -50,7 +48,7 @@ def pgd(
         def objective(logits: Tensor, index: Tensor) -> Tensor:
             return cross_entropy(logits.float(), y[index])
 
-        with _evaluating(unwrapped(model)) as network:
+        with evaluating(unwrapped(model)) as network:
             x_adv = _climb(network, x, ball.sample(x), objective, ball, steps, size)
         return F.cross_entropy(model(x_adv).float(), y, label_smoothing=smoothing)
 
@@ -171,7 +169,7 @@ def trades(
     size = _step_size(ball, steps, step_size)
 
     def loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
-        with _evaluating(unwrapped(model)) as network:
+        with evaluating(unwrapped(model)) as network:
             # Not under no_grad: until 2.10 torch keeps the cast weights of autocast as it finds
             # them, and the passes below would train nothing but what is not cast.
             answer = network(x).detach().float()
@@ -216,18 +214,6 @@ def _climb(
         slope = input_gradient(model, x_adv, objective)
         x_adv = threat.project(x_adv + threat.ascent(slope.gradient, x_adv, x, size), x)
     return x_adv
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode within a block, then every submodule as it was."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _step_size(threat: ThreatModel, steps: int, size: float | None) -> float | Tensor:

@@ -1,5 +1,6 @@
 """Attacked images that are kept, to train on offline (Szegedy et al. 2014; Dornadula et al.)."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from redoubtable.files import digest_code, digest_model, make_folder, read_json,
 from redoubtable.registry import Bound
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
+from redoubtable.training.recipes import evaluating
+from redoubtable.training.run import check_fit
 from redoubtable.types import Images, Labels
 
 CARD, IMAGES, LABELS, PROGRESS = "stored.json", "images.npy", "labels.npy", "progress.json"
@@ -81,13 +84,15 @@ def store(
         progress: show a progress bar on standard error.
 
     Raises:
-        ValueError: the attack does not support the threat, the folder holds another set, or an
-            attack gave an illegal image.
+        ValueError: the attack does not support the threat, the model can't take the images, the
+            folder holds another set or has no room left, or an attack gave an illegal image.
     """
     bound = ATTACKS.bind(attack)
     check_threat(bound.entry.name, threat)
     if label not in get_args(Label):
         raise ValueError(f"`label` must be one of {', '.join(get_args(Label))}, got {label!r}")
+    with evaluating(model):
+        check_fit(model, data, _device(model))
     folder = make_folder(Path(out))
     about: dict[str, Any] = {
         "schema": _SCHEMA,
@@ -113,13 +118,8 @@ def store(
     if _is_whole(folder, about):
         return read_stored(folder)
     done, right = _begin(folder, about, data)
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         right = _attack_all(model, data, bound, threat, label, seed, folder, done, right, progress)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     n = len(data)
     accuracy = {"n": n, "clean": right[0] / n, "stored": right[1] / n}
     write_json(folder / CARD, about | {"accuracy of the attacked model": accuracy})
@@ -216,8 +216,7 @@ def _attack_all(
     progress: bool,
 ) -> list[int]:
     """Attack chunk by chunk; return how many clean and attacked images are classified right."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    file = np.lib.format.open_memmap(folder / IMAGES, mode="r+")
+    device, offset = _device(model), _offset(folder / IMAGES)
     chunks = torch.split(torch.arange(len(data)), _CHUNK)
     about = read_json(folder / PROGRESS, "progress of stored images")
     console = Console(stderr=True)
@@ -231,11 +230,39 @@ def _attack_all(
             x_adv = attack.entry.obj(model, x, left_class, threat, **attack.arguments)
             stored = to_8_bit(x_adv, x, threat)
             after = _answer(model, to_unit(stored))
-        file[chunks[k].numpy()] = stored.cpu().permute(0, 2, 3, 1).numpy()
-        file.flush()
+        rows = stored.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+        _write(folder / IMAGES, offset + k * _CHUNK * rows[0].nbytes, rows.tobytes())
         right = [right[0] + int((answer == y).sum()), right[1] + int((after == y).sum())]
         write_json(folder / PROGRESS, {**about, "done": k + 1, "right": right})
     return right
+
+
+def _offset(path: Path) -> int:
+    """Where the images begin in the file of a run that goes on."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r").offset
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{path} is missing or cut short; delete {path.parent} to start again"
+        ) from None
+
+
+def _write(path: Path, offset: int, content: bytes) -> None:
+    """Write into a file, not into memory that maps it: on a full disk that ends the process."""
+    try:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {path} ({error.strerror}); make room, the same call goes on from here"
+        ) from None
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 @torch.no_grad()

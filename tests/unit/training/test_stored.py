@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -103,6 +105,55 @@ def test_stopped_and_called_again_gives_the_same_bytes(model, tmp_path, monkeypa
     assert len(calls) == 5
     with pytest.raises(ValueError, match=r"holds other stored images: their attack is pgd:steps=2"):
         make(model, tmp_path / "cut", "pgd:steps=3")
+
+
+def test_full_disk_and_cut_file_are_named_and_the_run_goes_on(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 20)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    make(model, whole)
+    sync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(os.readlink(f"/proc/self/fd/{handle}"))
+        if [c.endswith("images.npy") for c in calls].count(True) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"cannot write to .*images\.npy \(No space left"):
+            make(model, cut)
+    images = cut / "images.npy"
+    content = images.read_bytes()
+    images.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"images\.npy is missing or cut short; delete"):
+        make(model, cut)
+    images.write_bytes(content)
+    make(model, cut)
+    assert images.read_bytes() == (whole / "images.npy").read_bytes()
+
+
+def test_a_model_of_other_images_or_classes_is_refused_before_anything_is_written(tmp_path):
+    for other, message in (
+        (fresh(channels=3), "can't take the images of toy"),
+        (fresh(classes=2), "build it with classes=3"),
+    ):
+        other.train()
+        with pytest.raises(ValueError, match=message):
+            make(other, tmp_path / "none")
+        assert other.training and not (tmp_path / "none").exists()
+
+
+def test_images_made_of_a_test_split_are_not_trained_on(model, tmp_path):
+    from typer.testing import CliRunner
+
+    from redoubtable.cli import app
+
+    make(model, tmp_path / "stored", data=toy(split="test"))
+    command = ["train", "--out", str(tmp_path / "run"), "--stored", str(tmp_path / "stored")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and not (tmp_path / "run").exists()
+    assert "must be made of training images" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_mode_and_gradients_of_the_model_stay(model, tmp_path):
