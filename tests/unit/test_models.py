@@ -149,6 +149,15 @@ def saved(tmp_path):
     return tmp_path / "kept", model, save_model(tmp_path / "kept", model, card)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_another_precision_is_kept(tmp_path, kind):
+    model = build("small_cnn").to(kind)
+    save_model(tmp_path, model, Card("small_cnn", {}, 10))
+    state = load_model(tmp_path).state_dict()
+    for name, value in model.state_dict().items():
+        assert state[name].dtype == value.dtype and torch.equal(state[name], value)
+
+
 def test_round_trip_is_exact(saved):
     folder, model, card = saved
     loaded = load_model(folder)

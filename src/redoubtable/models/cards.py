@@ -153,7 +153,11 @@ def load_model(folder: str | Path, *, factory: str | None = None) -> nn.Module:
         )
     model = _rebuilt(card)
     try:
-        fit_weights(model, load_tensors(weights))
+        state = load_tensors(weights)
+        kinds = {v.dtype for v in state.values() if v.is_floating_point()}
+        if len(kinds) == 1:  # of one that was saved in double or half precision; else as it is made
+            model.to(kinds.pop())
+        fit_weights(model, state)
     except (ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
