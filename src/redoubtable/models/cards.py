@@ -122,7 +122,8 @@ def read_card(folder: str | Path) -> Card:
 def load_model(folder: str | Path, *, factory: str | None = None) -> nn.Module:
     """Load a saved model, in evaluation mode, on the CPU, bit for bit as it was saved.
 
-    Needs no network access, also where the model had started from downloaded weights.
+    Weights that were saved in half precision come back in single, which holds them exactly. Needs no
+    network access, also where the model had started from downloaded weights.
 
     Args:
         folder: that `save_model` wrote.
@@ -154,9 +155,9 @@ def load_model(folder: str | Path, *, factory: str | None = None) -> nn.Module:
     model = _rebuilt(card)
     try:
         state = load_tensors(weights)
-        kinds = {v.dtype for v in state.values() if v.is_floating_point()}
-        if len(kinds) == 1:  # of one that was saved in double or half precision; else as it is made
-            model.to(kinds.pop())
+        # Half precision is widened to the model's own, which loses nothing and runs anywhere.
+        if any(v.dtype == torch.float64 for v in state.values()):
+            model.double()
         fit_weights(model, state)
     except (ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
