@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,23 @@ def test_same_seed_same_weights_other_seed_other_weights():
     assert torch.equal(torch.get_rng_state(), before)
     assert same(first, weights(0))
     assert not same(first, weights(1))
+
+
+def test_draws_of_a_recipe_are_new_at_every_step_and_for_every_seed():
+    def draws(seed):
+        drawn = []
+
+        def loss(model, x, y):
+            drawn.append(torch.rand(()).item())
+            return F.cross_entropy(model(x), y)
+
+        own = Registry("recipe")
+        own.register("drawing")(lambda: Recipe(loss, replays=2))
+        quiet(fresh(), toy(), own.bind("drawing"), Settings(epochs=2, batch_size=35, seed=seed))
+        return drawn
+
+    first, again, other = draws(0), draws(0), draws(1)
+    assert first == again and len({*first, *other}) == 16
 
 
 def test_every_epoch_sees_each_image_once_in_a_new_order():
@@ -138,6 +157,25 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient():
         torch.testing.assert_close(step, -gradient[name] * 0.01 / norm, rtol=1e-3, atol=1e-7)
 
 
+def test_a_scaled_loss_gives_the_same_step_and_its_scale_is_kept():
+    """The scaler of fp16, which torch has on a processor too."""
+
+    def stepped(scale, clip):
+        data, settings = toy(8), Settings(epochs=1, lr=1.0, clip=clip, weight_decay=0)
+        run = Run(fresh(), data, None, natural(), settings)
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
+        run.epoch(1, lambda *_: None)
+        return run
+
+    for clip in (None, 0.01):
+        plain, scaled = stepped(1, clip), stepped(4096, clip)
+        for name, value in state(plain.model).items():
+            torch.testing.assert_close(state(scaled.model)[name], value, rtol=1e-4, atol=1e-6)
+    later = stepped(8, None)
+    later.load_state(scaled.state())
+    assert later.scaler.get_scale() == 4096
+
+
 def test_adam_and_adadelta_take_the_first_steps_of_their_papers():
     steps, gradient = moved(lr=0.1, optimizer="adam")
     large = {k: g.abs() > 1e-4 for k, g in gradient.items()}
@@ -221,6 +259,11 @@ def test_schedule_goes_over_all_epochs():
     settings = Settings(epochs=3, batch_size=16, schedule="steps", lr=0.2)
     done = quiet(fresh(), toy(), "natural", settings)  # five steps each, of fifteen
     assert [row.lr for row in done.rows] == pytest.approx([0.2, 0.02, 0.002])
+    done = quiet(fresh(), toy(), "free:replays=3", settings)  # a replay is a step
+    assert [row.lr for row in done.rows] == pytest.approx([0.2, 0.02, 0.002])
+    once = Settings(epochs=1, schedule="cosine", lr=1.0)
+    done = quiet(fresh(), toy(), "free:replays=2", once)  # of two steps, at 1/4 and 3/4 of the way
+    assert done.rows[0].lr == pytest.approx(0.5 - math.sqrt(0.125))
 
 
 def test_validation_is_in_evaluation_mode_and_does_not_train():

@@ -12,7 +12,7 @@ from redoubtable.models import load_model
 from redoubtable.training import Settings
 from redoubtable.training.processes import Processes, synchronise, unwrapped
 from tests.unit.training.parts import fresh, quiet, rows, same, state, toy
-from tests.unit.training.together import LONG, plain, without_batch_statistics
+from tests.unit.training.together import CUT, LONG, plain, without_batch_statistics
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def pair(tmp_path_factory):
 
 def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(pair):
     """At rate 1 without momentum the step is the gradient, of 70 images cut into 35 and 35."""
-    start, alone = state(without_batch_statistics()), state(plain())
-    for tensors, *_ in pair[1]:
+    start, alone = state(without_batch_statistics()), state(plain().model)
+    for tensors, _ in pair[1]:
         for name, before in start.items():
             gradient, its = before - alone[name], before - tensors["step"][name]
             assert gradient.abs().max() > 1e-3
@@ -57,15 +57,17 @@ def test_gradients_of_two_processes_are_those_of_one_on_the_joined_batch(pair):
 
 def test_uneven_shares_count_by_their_images(pair):
     """70 images in batches of 24, 23 and 23, the last two cut into 11 and 12."""
-    alone = state(plain(LONG))
-    for tensors, *_ in pair[1]:
-        for name, value in alone.items():
+    alone = plain(LONG)
+    for tensors, about in pair[1]:
+        assert about["losses"] == pytest.approx([row.loss for row in alone.rows], rel=1e-3)
+        for name, value in state(alone.model).items():
             torch.testing.assert_close(tensors["epochs"][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_both_processes_have_the_same_model_and_the_first_one_kept_it(pair):
-    folder, ((first, accuracy, _), (second, other, _)) = pair
-    assert accuracy == other
+    folder, ((first, about), (second, other)) = pair
+    accuracy = about["accuracy"]
+    assert accuracy == other["accuracy"]
     for name in first:
         assert same(first[name], second[name]), name
     assert not same(first["fast"], first["trades:steps=1"])
@@ -79,14 +81,19 @@ def test_both_processes_have_the_same_model_and_the_first_one_kept_it(pair):
 
 
 def test_a_run_of_two_processes_that_is_cut_ends_in_the_same_weights(pair):
-    for tensors, *_ in pair[1]:
-        assert same(tensors["cut"], tensors["uncut"])
-    assert not same(pair[1][0][0]["cut"], pair[1][0][0]["fast"])
+    for tensors, _ in pair[1]:
+        for recipe, _ in CUT:
+            assert same(tensors[f"{recipe} cut"], tensors[f"{recipe} uncut"]), recipe
+
+
+def test_every_process_draws_its_own_numbers(pair):
+    ours, theirs = (about["draws"] for _, about in pair[1])
+    assert len(ours) == len(theirs) == 6 and not {*ours} & {*theirs}
 
 
 def test_what_the_first_process_refuses_every_process_does(pair):
-    for _, _, refused in pair[1]:
-        assert "holds another training run: its augment" in refused or "its batch" in refused
+    for _, about in pair[1]:
+        assert "holds another training run: its batch_size is 24, not 70" in about["refused"]
 
 
 def test_a_run_of_two_processes_is_no_run_of_one(pair):

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from redoubtable.files import write_bytes
+from redoubtable.registry import Registry
 from redoubtable.seeding import seeded
-from redoubtable.training import Settings
+from redoubtable.training import Recipe, Settings
 from redoubtable.training.run import Run
 from tests.unit.training.parts import Killed, dying, fresh, quiet, state, toy
 
@@ -24,6 +26,10 @@ STEP = Settings(
 )
 LONG = Settings(epochs=2, batch_size=24, augment="crop+flip", seed=3, ema=0.9)
 
+# The attack of PGD sees running statistics, each process its own until the end of an epoch; and
+# each has its own perturbation of Free. Killed in the second epoch.
+CUT = [("pgd:steps=1", 4), ("free:replays=2", 8)]
+
 
 def without_batch_statistics():
     with seeded("plain"):
@@ -33,13 +39,28 @@ def without_batch_statistics():
 
 
 def plain(settings=STEP):
-    """Weights after training without batch statistics."""
-    return quiet(without_batch_statistics(), toy(), "natural", settings).model
+    """What training without batch statistics gives."""
+    return quiet(without_batch_statistics(), toy(), "natural", settings)
+
+
+def first_draws():
+    """What a recipe draws in each step."""
+    drawn = []
+
+    def loss(model, x, y):
+        drawn.append(torch.rand(()).item())
+        return F.cross_entropy(model(x), y)
+
+    own = Registry("recipe")
+    own.register("drawing")(lambda: Recipe(loss))
+    quiet(fresh(), toy(), own.bind("drawing"), LONG)
+    return drawn
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    found = {"step": plain(), "epochs": plain(LONG)}
+    epochs = plain(LONG)
+    found = {"step": plain().model, "epochs": epochs.model}
     for recipe in ("trades:steps=1", "fast", "free:replays=2"):
         found[recipe] = quiet(
             fresh(), toy(), recipe, LONG, validation=toy(31, "validation"), out=folder / recipe
@@ -48,19 +69,27 @@ def main(folder: Path) -> None:
         fresh(), toy(), "fast", LONG, validation=toy(31, "validation"), out=folder / "fast"
     )
     found["again"] = again.model
-    # Its attack sees running statistics, each process its own until the end of an epoch.
-    found["uncut"] = quiet(fresh(), toy(), "pgd:steps=1", LONG).model
-    with contextlib.suppress(Killed):
-        quiet(fresh(), toy(), dying(4, "pgd:steps=1"), LONG, out=folder / "cut")
-    found["cut"] = quiet(fresh(), toy(), "pgd:steps=1", LONG, out=folder / "cut").model
+    for recipe, steps in CUT:
+        found[f"{recipe} uncut"] = quiet(fresh(), toy(), recipe, LONG).model
+        with contextlib.suppress(Killed):
+            quiet(fresh(), toy(), dying(steps, recipe), LONG, out=folder / "cut" / recipe)
+        found[f"{recipe} cut"] = quiet(
+            fresh(), toy(), recipe, LONG, out=folder / "cut" / recipe
+        ).model
     refused = ""
     try:
-        quiet(fresh(), toy(), "pgd:steps=1", STEP, out=folder / "cut")
+        quiet(fresh(), toy(), "fast", STEP, out=folder / "fast")
     except ValueError as error:
         refused = str(error)
     rank = Run(fresh(), toy(), None, None, LONG).processes.rank
     tensors = {name: state(model) for name, model in found.items()}
-    torch.save((tensors, again.rows[-1].validation_accuracy, refused), folder / f"{rank}.pt")
+    about = {
+        "accuracy": again.rows[-1].validation_accuracy,
+        "losses": [row.loss for row in epochs.rows],
+        "draws": first_draws(),
+        "refused": refused,
+    }
+    torch.save((tensors, about), folder / f"{rank}.pt")
     write_bytes(folder / f"{rank}.done", b"")
 
 
