@@ -74,6 +74,11 @@ def test_digits_never_move():
     assert read("digits", "validation").digest() == "bba026138d872057"
 
 
+def test_limited_digits_never_move():
+    data = read("digits", "test", limit=12)
+    assert data.labels.tolist() == [0, 5, 7, 6, 6, 2, 3, 3, 6, 0, 7, 0]
+
+
 def test_npz_is_read_as_it_is(npz):
     content = arrays()
     x, y = load(npz, "test")

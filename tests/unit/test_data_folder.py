@@ -138,6 +138,13 @@ def test_damaged_files_are_left_out_with_one_warning(root, monkeypatch, workers)
         assert set(numbers(data)) == expected and len(data) == len(expected)
 
 
+def test_more_damaged_files_than_are_named_are_left_out(root):
+    damage(root, 12)
+    with pytest.warns(UserWarning, match="left out 12 damaged of 40 .* and 2 more"):
+        data = read(root, "train", damaged="skip", sizes={"train": 28}, workers=0)
+    assert set(numbers(data)) == {*range(20), *range(32, 40)}
+
+
 def test_a_class_is_not_lost_to_damage(root):
     for path in (root / "test" / "dog").iterdir():
         path.write_bytes(b"")
@@ -171,6 +178,10 @@ def test_digest_is_that_of_files_labels_and_shape(tmp_path, root):
     assert read(root, "train", workers=0).digest() != data.digest()
     reverse = torch.arange(len(data)).flip(0)
     assert data.take(reverse).digest() != data.digest() == data.take(reverse).take(reverse).digest()
+    part = torch.tensor([2, 0, 1])
+    unchecked = read(root, "train", damaged="unchecked")
+    assert data.take(part).digest() == unchecked.take(part).digest()
+    assert data.take(part).digest() != data.take(part.flip(0)).digest()  # of one class
 
 
 def test_other_files_are_passed_over_and_counted(root):
