@@ -54,6 +54,8 @@ def test_pgd_trains_on_the_worst_image_of_a_linear_model(batch):
     x_adv = worst(model, x, y, 0.1)
     torch.testing.assert_close(model.seen[-1], x_adv)
     assert model.modes == [False] * 5 + [True] and model.training
+    start = (model.seen[0] - x).abs()
+    assert start.max() <= 0.1 + 1e-6 and 0.03 < start.mean() < 0.07  # anywhere in the ball
     assert loss.item() == pytest.approx(F.cross_entropy(model(x_adv), y).item())
     loss.backward()
     slope = model.weight.grad.clone()
@@ -139,6 +141,17 @@ def test_free_keeps_its_noise_where_the_gradient_overflowed(threat, batch):
     (rule(model, x, y) * torch.inf).backward()
     rule.settle()
     assert before.any() and torch.equal(rule.state["noise"], before)
+
+
+@pytest.mark.parametrize("text", ["natural", *ONLINE])
+def test_smoothing_spreads_a_share_of_each_label_over_all_classes(text, batch):
+    x, y = batch
+    model = Linear().train()
+    more = "beta=0," if "trades" in text else ""
+    loss = recipe(f"{text}{',' if ':' in text else ':'}{more}smoothing=0.25")(model, x, y)
+    logs = model(x if "trades" in text else model.seen[-1]).log_softmax(1)
+    each = 0.75 * logs.gather(1, y[:, None])[:, 0] + 0.25 * logs.mean(1)
+    torch.testing.assert_close(loss, -each.mean())
 
 
 def test_free_moves_weights_and_noise_by_the_same_gradient(batch):

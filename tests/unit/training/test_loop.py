@@ -91,6 +91,17 @@ def test_diverged_training_says_so(tmp_path):
     assert not (tmp_path / "card.json").exists()
 
 
+def test_weights_that_the_last_step_destroyed_are_not_kept(tmp_path):
+    def loss(model, x, y):
+        return F.cross_entropy(model(x), y) + (0 * model.linear.bias.sum()).sqrt()  # slope 0 * inf
+
+    own = Registry("recipe")
+    own.register("destroying")(lambda: Recipe(loss))
+    with pytest.raises(ValueError, match="the loss became nan in epoch 1"):
+        quiet(fresh(), toy(8), own.bind("destroying"), Settings(epochs=1), out=tmp_path)
+    assert not (tmp_path / "checkpoint.bin").exists()
+
+
 class Foreign(nn.Module):
     """A network whose answer is what `finish` makes of the logits."""
 
@@ -217,6 +228,10 @@ def test_average_of_weights_is_what_is_kept_and_measured():
     x, y = held.floats()
     accuracy = (done.model(x).argmax(1) == y).float().mean().item()
     assert done.validation_accuracy == pytest.approx(accuracy)
+    run = Run(fresh(), toy(), None, natural(), settings)
+    with torch.no_grad():
+        run.model.linear.bias[0] = run.average.model.linear.bias[1] = 1e6
+    assert run._accuracy(toy(70)) == 23 / 70  # of class 1; 24 are of class 0
 
 
 def test_penalty_that_a_network_names_is_part_of_every_recipe():
