@@ -87,6 +87,8 @@ def test_trades_is_cross_entropy_and_beta_times_the_divergence(batch):
     apart = (p * (p / q).log()).sum(1).mean()
     expected = F.cross_entropy(clean, y) + 3 * apart
     torch.testing.assert_close(loss, expected)
+    ours, theirs = (torch.autograd.grad(v, model.weight)[0] for v in (loss, expected))
+    torch.testing.assert_close(ours, theirs)  # through the clean answer too
     # The divergence of a linear model grows with |w.delta|: every pixel goes one way, to the edge.
     move = ((x_adv - x).sign() * model.weight.sign().view(1, 1, 4, 4)).flatten(1)
     assert (move == move[:, :1]).all() and torch.allclose((x_adv - x).abs(), torch.tensor(0.05))

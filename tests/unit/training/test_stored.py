@@ -27,7 +27,8 @@ def make(model, out, attack="fgsm", threat=EPS, data=None, **more):
     return store(model, data or toy(), attack, threat, out, progress=False, **more)
 
 
-def test_stored_images_are_those_of_the_attack(model, tmp_path):
+def test_stored_images_are_those_of_the_attack(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 20)
     data = toy()
     found = make(model, tmp_path, model_name="net", command="redoubt store net")
     x, y = data.floats()
@@ -154,6 +155,14 @@ def test_images_made_of_a_test_split_are_not_trained_on(model, tmp_path):
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 2 and not (tmp_path / "run").exists()
     assert "must be made of training images" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_seed_names_the_draws_of_the_attack(model, tmp_path):
+    def images(name, seed):
+        return make(model, tmp_path / name, "pgd:steps=1", seed=seed).images().floats()[0]
+
+    first = images("a", 0)
+    assert torch.equal(first, images("b", 0)) and not torch.equal(first, images("c", 1))
 
 
 def test_mode_and_gradients_of_the_model_stay(model, tmp_path):
