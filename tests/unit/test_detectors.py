@@ -321,3 +321,24 @@ def test_what_cannot_be_calibrated_on_is_refused() -> None:
     for bad, labels, more, message in cases:
         with pytest.raises(ValueError, match=message):
             calibrate(net, Entropy(), bad, labels, **{"batch_size": 16, **more})
+
+
+def test_the_demand_is_that_of_the_single_model() -> None:
+    net, x, y = doubtful()
+    with torch.no_grad():
+        log_p = net(x).log_softmax(1)
+    least = (-(log_p.exp() * log_p).sum(1)).min().item()
+    wrong = Always(net(x[:1]).shape[1], int((torch.bincount(y, minlength=5) == 0).nonzero()[0]))
+    guard = calibrate(net, Entropy(), x, y, single=wrong)
+    assert guard.threshold.value == pytest.approx(least, rel=1e-5)  # nothing is demanded
+
+
+class Always(nn.Module):
+    """Answers with one class."""
+
+    def __init__(self, classes: int, answer: int) -> None:
+        super().__init__()
+        self.classes, self.answer = max(classes, answer + 1), answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(torch.full((len(x),), self.answer), self.classes).to(x)

@@ -78,6 +78,21 @@ def test_double_precision_has_the_last_word(
     assert_same_function(net, quick, x)
 
 
+def test_what_only_double_precision_can_hold_is_not_folded(x: Tensor) -> None:
+    """Joined, the weights would be 3e39, past single precision; apart they are not."""
+    first, second = (nn.Conv2d(3, 3, 1, bias=False) for _ in range(2))
+    norm = nn.BatchNorm2d(3)
+    with torch.no_grad():
+        first.weight.fill_(1e-12)
+        second.weight.fill_(100.0)
+        norm.running_var.zero_()
+        norm.weight.fill_(1e35)
+    net = nn.Sequential(first, second, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    quick = fast_copy(net, x)
+    assert net(x).isfinite().all()
+    assert torch.allclose(quick(x), net(x), rtol=1e-4)
+
+
 def guards() -> dict[str, nn.Module]:
     net = small_net()
     return {

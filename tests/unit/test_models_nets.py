@@ -322,6 +322,19 @@ def test_denoisers_give_back_the_size(size):
         assert build(name, width=2).eval()(x).shape == x.shape
 
 
+def test_denoisers_enlarge_corners_onto_corners():
+    model, seen = build("dunet_small", width=4, lateral=False).eval(), {}
+    model.encoder[-1].register_forward_hook(lambda m, i, out: seen.update(small=out))
+    model.decoder[0].register_forward_pre_hook(lambda m, i: seen.update(large=i[0]))
+    with torch.no_grad():
+        model(torch.linspace(0, 1, 3 * 13 * 9).view(1, 3, 13, 9))
+    assert seen["small"].shape[2:] == (4, 3) and seen["large"].shape[2:] == (7, 5)
+    for part in (0, -1):
+        assert torch.allclose(seen["large"][..., part, [0, -1]], seen["small"][..., part, [0, -1]])
+    middle = (seen["small"][..., 0, :-1] + seen["small"][..., 0, 1:]) / 2
+    assert torch.allclose(seen["large"][..., 0, 1::2], middle, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["dunet", "dae", "dunet_small"])
 def test_residual_is_what_the_flag_says(name):
     x = torch.rand(2, 3, 9, 9)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from redoubtable.attacks import ATTACKS
+from redoubtable.attacks import ATTACKS, pgd
 from redoubtable.defenses import Subsample
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import Evaluation, Settings, evaluate
@@ -19,7 +19,15 @@ from redoubtable.files import read_json
 from redoubtable.parts import facts_of
 from redoubtable.threat import L0, L2, Linf, ThreatModel
 from tests.networks import blobs, small_net
-from tests.unit.evaluation.parts import assert_equal, count, guard, hidden, models, quick
+from tests.unit.evaluation.parts import (
+    Register,
+    assert_equal,
+    count,
+    guard,
+    hidden,
+    models,
+    quick,
+)
 
 # -- repeating -----------------------------------------------------------------------------------
 
@@ -70,6 +78,19 @@ def test_the_curve_starts_at_the_clean_images_and_never_rises(
     assert values[-1] < values[0]
     if not facts_of(model).abstains:
         assert values[0] == pytest.approx(e.clean_accuracy, abs=max(noise, 1e-9))
+
+
+def test_the_curve_keeps_what_a_smaller_radius_found(
+    register: Register, net: nn.Module, x: Tensor, y: Tensor
+) -> None:
+    @register("timid")
+    def timid(model: nn.Module, x: Any, y: Any, threat: ThreatModel, *, targets: Any = None) -> Any:
+        """Give up where there is room."""
+        return pgd(model, x, y, threat, steps=3) if float(threat.eps) < 0.05 else x
+
+    e = quick(net, x, y, Linf(0.04), "timid", curve=(1.0, 2.0))
+    values = [p["adaptive"]["value"] for p in e.record["curve"]]
+    assert values[0] > values[1] == values[2]
 
 
 def test_the_curve_of_pixels_has_whole_radii(net: nn.Module, x: Tensor, y: Tensor) -> None:
