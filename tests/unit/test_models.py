@@ -162,6 +162,23 @@ def test_no_bit_of_another_precision_is_lost(tmp_path, kind, loaded):
             assert state[name].dtype == loaded and torch.equal(state[name], value.to(loaded))
 
 
+class Mixed(nn.Module):
+    """A network in single precision with a buffer in double."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("steps", torch.full((), 0.1, dtype=torch.float64))
+
+
+def test_mixed_precision_stays_as_it_is_built(tmp_path):
+    name, model = f"{__name__}:Mixed", Mixed()
+    save_model(tmp_path, model, Card(name, {}, 2))
+    state = load_model(tmp_path, factory=name).state_dict()
+    for key, value in model.state_dict().items():
+        assert state[key].dtype == value.dtype and torch.equal(state[key], value)
+
+
 def test_round_trip_is_exact(saved):
     folder, model, card = saved
     loaded = load_model(folder)

@@ -122,8 +122,8 @@ def read_card(folder: str | Path) -> Card:
 def load_model(folder: str | Path, *, factory: str | None = None) -> nn.Module:
     """Load a saved model, in evaluation mode, on the CPU, bit for bit as it was saved.
 
-    Weights that were saved in half precision come back in single, which holds them exactly. Needs no
-    network access, also where the model had started from downloaded weights.
+    Weights that were saved in half precision come back in single, which holds them exactly. Needs
+    no network access, also where the model had started from downloaded weights.
 
     Args:
         folder: that `save_model` wrote.
@@ -156,7 +156,7 @@ def load_model(folder: str | Path, *, factory: str | None = None) -> nn.Module:
     try:
         state = load_tensors(weights)
         # Half precision is widened to the model's own, which loses nothing and runs anywhere.
-        if any(v.dtype == torch.float64 for v in state.values()):
+        if {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float64}:
             model.double()
         fit_weights(model, state)
     except (ValueError, SafetensorError) as error:
