@@ -60,7 +60,8 @@ def _umask() -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
     text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode())
+    # The name of a file or class may hold bytes that are no UTF-8: JSON has an escape for them.
+    write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path, what: str) -> Any:

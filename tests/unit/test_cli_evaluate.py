@@ -127,6 +127,7 @@ def test_code_is_imported_for_a_folder_only_when_it_is_named(photos: Path, tmp_p
     [
         (["runs/nothing"], "give --data"),
         (["small_cnn"], "give --data"),
+        (["small_cnn", "--data", "digits"], "small_cnn has random weights; give --weights"),
         (["small_cnn", "--data", "digits", "--weights", "nothing.safetensors"], "nothing"),
         (["no.such.module:build", "--data", "digits"], "PYTHONPATH"),
     ],

@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import signal
 import time
 from multiprocessing import active_children
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_workers_read_ahead_but_not_far(tmp_path):
     done = len(list(tmp_path.iterdir()))
     reading.close()
     assert 1 <= done <= 6
+
+
+class Dying:
+    """A worker that is killed, as by a machine without memory."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_named_with_the_way_out():
+    with pytest.raises(ValueError, match=r"was killed .* use fewer `workers`, or 0"):
+        list(dataset_module.in_order(Dying(), 1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

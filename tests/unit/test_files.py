@@ -33,6 +33,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
     write_json(tmp_path / "a.json", {"b": [1, None, "ü"], "a": 0.1})
     assert read_json(tmp_path / "a.json", "record") == {"b": [1, None, "ü"], "a": 0.1}
+    foreign = "caf\udce9"  # a file name whose bytes are no UTF-8
+    write_json(tmp_path / "b.json", {"class": foreign})
+    assert read_json(tmp_path / "b.json", "record") == {"class": foreign}
     write_sealed(tmp_path / "a.cell", b"\x00" * 100)
     assert read_sealed(tmp_path / "a.cell", "cell") == b"\x00" * 100
     write_sealed(tmp_path / "a.cell", b"")

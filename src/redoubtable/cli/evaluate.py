@@ -119,6 +119,11 @@ def evaluate(
     how = _as_trained(how, name, card)
     images = read(name, "test", limit=limit, **how)
     _check_classes(images, model, card)
+    registered = model.strip().partition(":")[0] in MODELS
+    if registered and weights is None and "pretrained=true" not in model:
+        raise ValueError(
+            f"{model} has random weights; give --weights FILE, or the folder of a trained model"
+        )
     with seeded("init", seed):
         network = open_model(
             model,

@@ -59,10 +59,23 @@ def in_order(pieces: Pieces[T], workers: int, pinned: bool = False) -> Iterator[
         collate_fn=_as_it_is,
         generator=torch.Generator(),
     )
-    for piece in loader:
+    for piece in _whole(loader):
         if isinstance(piece, _Refusal):
             raise ValueError(piece.text)
         yield piece
+
+
+def _whole(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The results of a loader whose workers live."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        raise ValueError(
+            f"a process that reads images ahead was killed ({str(error).splitlines()[0]}); there may "
+            "be too little memory or /dev/shm for it: use fewer `workers`, or 0"
+        ) from None
 
 
 class _Refusal:

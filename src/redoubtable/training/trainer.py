@@ -230,6 +230,8 @@ def _save(folder: Path, run: Run, recipe: str, last: Epoch, notes: Mapping[str, 
         "shape": list(data.shape),
         "digest": data.digest(),
     }
+    if data.class_names is not None:
+        about["classes"] = list(data.class_names)
     card = Card(
         architecture=architecture.name,
         arguments=architecture.arguments,
