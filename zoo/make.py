@@ -2,9 +2,9 @@
 
     python zoo/make.py runs/c10-natural cifar10-resnet20-natural --data cifar10-jpeg --root DATA
 
-writes zoo/NAME (weights and card) and results/zoo/NAME.json: the accuracy on the whole test split
-of the very weights that are kept, with the command that trained them. Robust accuracies have records
-of their own, made by `redoubt evaluate` (see zoo/README.md).
+writes zoo/NAME (weights and card), results/zoo/NAME.json (the accuracy on the whole test split of
+the very weights that are kept, with the command that trained them) and the table of zoo/README.md.
+Robust accuracies have records of their own, results/zoo/NAME-robust.json, from `redoubt evaluate`.
 """
 
 import argparse
@@ -16,12 +16,15 @@ import torch
 from torch import nn
 
 from redoubtable.data import ImageSet, read, to_unit
-from redoubtable.evaluation import environment
-from redoubtable.files import write_json
+from redoubtable.evaluation import environment, guarded
+from redoubtable.files import read_json, write_bytes, write_json
 from redoubtable.models import load_model, read_card, save_model
+from redoubtable.seeding import seeded
 from redoubtable.statistics import wilson
 
 HOME = Path(__file__).parent
+RECORDS = HOME.parent / "results" / "zoo"
+WEIGHTS = "model.safetensors"
 
 
 @torch.no_grad()
@@ -29,7 +32,34 @@ def right(model: nn.Module, data: ImageSet) -> int:
     """How many images the model classifies right."""
     batches = torch.arange(len(data)).split(500)
     stream = data.batches(list(batches), "cpu")
-    return sum(int((model(to_unit(x)).argmax(1) == y).sum()) for x, y in stream)
+    with seeded("zoo", 0):  # of a random model: one answer per image
+        return sum(int((model(to_unit(x)).argmax(1) == y).sum()) for x, y in stream)
+
+
+def percent(found: dict[str, Any]) -> str:
+    """A share with its interval."""
+    return "{:.1%} [{:.1%}, {:.1%}]".format(*(found[k] for k in ("value", "low", "high")))
+
+
+def table() -> str:
+    """What is in the zoo, from its cards and records."""
+    head = ["network", "recipe", "data", "n", "clean accuracy", "beside it", "MB"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for card_file in sorted(HOME.glob("*/card.json")):
+        folder = card_file.parent
+        card, size = read_card(folder), (folder / WEIGHTS).stat().st_size / 1e6
+        record = read_json(RECORDS / f"{folder.name}.json", "record")
+        beside = [f"`{d}` {percent(a)}" for d, a in record["accuracy_with"].items()]
+        robust_file = RECORDS / f"{folder.name}-robust.json"
+        if robust_file.is_file():
+            robust = read_json(robust_file, "record")
+            found = robust["adaptive"]["accuracy"]["one_shot"]
+            attack, n = ", ".join(robust["attacks"]), robust["data"]["n"]
+            beside.append(f"`{robust['threat']}` under `{attack}` (n={n}): {percent(found)}")
+        cells = [f"`{folder.name}`", f"`{card.recipe}`", record["data"]["name"]]
+        cells += [f"{record['data']['n']:,}", percent(record["accuracy"]), "; ".join(beside) or "-"]
+        lines.append("| " + " | ".join([*cells, f"{size:.2f}"]) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -38,6 +68,10 @@ def main() -> None:
     parser.add_argument("name", help="of the model in the zoo")
     parser.add_argument("--data", required=True)
     parser.add_argument("--root", type=Path)
+    parser.add_argument(
+        "--defense", action="append", default=[], help="measured with it too; repeatable"
+    )
+    parser.add_argument("--note", help="what else must be said of it")
     parser.add_argument("--trained-by", help="the command, if the card does not have it")
     options = parser.parse_args()
     card = read_card(options.run)
@@ -47,26 +81,44 @@ def main() -> None:
     test = read(options.data, "test", root=options.root)
     before = right(load_model(options.run), test)
     folder = HOME / options.name
-    notes = {"command": train, "stored as": "float16", "record": f"results/zoo/{options.name}.json"}
+    record_path = f"results/zoo/{options.name}.json"
+    notes = {"command": train, "stored as": "float16", "record": record_path}
+    if options.note:
+        notes["note"] = options.note
     save_model(folder, load_model(options.run).half(), dataclasses.replace(card, notes=notes))
     kept = right(load_model(folder), test)
+    defended = {d: right(guarded(load_model(folder), [d], None, 0), test) for d in options.defense}
+    # What training measured was measured before rounding, on images that chose nothing or much.
+    metrics = {"test_accuracy": kept / len(test)}
+    save_model(
+        folder, load_model(folder).half(), dataclasses.replace(read_card(folder), metrics=metrics)
+    )
     card = read_card(folder)
+    flags = f"--data {options.data} --root DATA"
+    flags += "".join(f" --defense {d}" for d in options.defense)
     record: dict[str, Any] = {
         "kind": "accuracy",
-        "command": f"python zoo/make.py RUN {options.name} --data {options.data} --root DATA",
+        "command": f"python zoo/make.py RUN {options.name} {flags}",
         "trained by": train,
-        "model": {"architecture": card.architecture, "recipe": card.recipe, "sha256": card.sha256},
+        "model": {k: getattr(card, k) for k in ("architecture", "recipe", "sha256")},
         "settings": dict(card.settings),
         "data": {"name": test.name, "split": "test", "n": len(test), "digest": test.digest()},
         "accuracy": vars(wilson(kept, len(test))),
+        "accuracy_with": {d: vars(wilson(k, len(test))) for d, k in defended.items()},
         "accuracy_before_rounding": vars(wilson(before, len(test))),
         "seed": card.settings.get("seed"),
-        "view": "clean images; one deterministic answer each",
+        "view": "clean images; one answer each",
+        "note": options.note,
         "environment": environment(),
     }
-    write_json(HOME.parent / "results" / "zoo" / f"{options.name}.json", record)
-    size = (folder / "model.safetensors").stat().st_size
+    write_json(RECORDS / f"{options.name}.json", record)
+    size = (folder / WEIGHTS).stat().st_size
     print(f"{options.name}: {kept / len(test):.2%} of {len(test)}, {size / 1e6:.2f} MB")
+    text = (HOME / "README.md").read_text()
+    before_it, _, rest = text.partition("<!-- table -->\n")
+    _, _, after_it = rest.partition("<!-- /table -->\n")
+    marked = f"<!-- table -->\n{table()}\n<!-- /table -->\n"
+    write_bytes(HOME / "README.md", (before_it + marked + after_it).encode())
 
 
 if __name__ == "__main__":

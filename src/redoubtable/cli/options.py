@@ -45,9 +45,9 @@ def device_of(name: str) -> torch.device:
         ValueError: there is no such device here.
     """
     if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if name != "cpu" and name.partition(":")[0] != "cuda":
         raise ValueError(f"unknown device {name!r}; write auto, cpu, cuda or cuda:1")
     try:

@@ -36,6 +36,12 @@ class Processes:
         self._accelerator: Any = None
         self._replaced: list[Place] = []
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            own = int(os.environ.get("LOCAL_RANK", "0"))
+            if device.type == "cuda" and device.index not in (None, own):
+                raise ValueError(
+                    f"`model` must be on cuda:{own} in process {own} of this machine, got {device}; "
+                    "give --device auto"
+                )
             from accelerate import Accelerator, DistributedDataParallelKwargs
 
             # Buffers are joined at the end of an epoch (see `Run`); sent before every pass, they
