@@ -120,6 +120,7 @@ def test_a_folder_larger_than_memory_trains_and_evaluates(photos: Path, tmp_path
     card = json.loads((out / "card.json").read_text())
     assert card["data"]["images"] == 19_000 and card["data"]["shape"] == [3, SIDE, SIDE]
     every = ["--sizes", f"test={N}", "--damaged", "unchecked", "--no-check", "--json"]
+    every += ["--chunk", "64", "--batch-size", "64"]  # images that are floats at a time
     attack = ["--threat", "Linf:2/255", "--attack", "fgsm"]
     record = json.loads(limited("evaluate", str(out), *data, *every, *attack))
     assert record["data"]["n"] == N

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from redoubtable.cli import app
 from redoubtable.cli.catalogue import REGISTRIES, markdown
+from redoubtable.cli.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -176,6 +178,26 @@ def test_help_shows_examples() -> None:
     for command in ("demo", "train", "store", "evaluate", "list", "env"):
         done = run(command, "--help")
         assert done.exit_code == 0 and f"redoubt {command}" in done.output, command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 2),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+        (MemoryError(), 2),
+        (RuntimeError("a bug"), None),
+    ],
+)
+def test_too_little_memory_is_one_line_and_a_bug_is_none(capsys, error, code) -> None:
+    @one_line_errors
+    def command() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError if code is None else typer.Exit) as raised:
+        command()
+    said = capsys.readouterr().err
+    assert code is None or (raised.value.exit_code == code and "smaller --batch-size" in said)
 
 
 def test_env_names_torch() -> None:

@@ -10,6 +10,7 @@ import typer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 BAD_INPUT = 2
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's words, on processors and on CUDA
 
 
 def one_line_errors(command: Command) -> Command:
@@ -26,6 +27,13 @@ def one_line_errors(command: Command) -> Command:
             if os.environ.get("REDOUBT_TRACEBACK"):
                 raise
             print(f"redoubt: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(BAD_INPUT) from error
+        except (RuntimeError, MemoryError) as error:
+            short = any(word in str(error) for word in _NO_MEMORY) or isinstance(error, MemoryError)
+            if os.environ.get("REDOUBT_TRACEBACK") or not short:
+                raise
+            text = "out of memory; give a smaller --batch-size, and for evaluate a smaller --chunk"
+            print(f"redoubt: {text}", file=sys.stderr)
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt:
             print("redoubt: stopped; with --out the same command goes on", file=sys.stderr)
