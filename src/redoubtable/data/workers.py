@@ -73,8 +73,8 @@ def _whole(loader: DataLoader[Any]) -> Iterator[Any]:
         if "worker" not in str(error):
             raise
         raise ValueError(
-            f"a process that reads images ahead was killed ({str(error).splitlines()[0]}); there may "
-            "be too little memory or /dev/shm for it: use fewer `workers`, or 0"
+            f"a process that reads images ahead was killed ({str(error).splitlines()[0]}); there "
+            "may be too little memory or /dev/shm for it: use fewer `workers`, or 0"
         ) from None
 
 

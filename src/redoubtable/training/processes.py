@@ -39,7 +39,7 @@ class Processes:
             own = int(os.environ.get("LOCAL_RANK", "0"))
             if device.type == "cuda" and device.index not in (None, own):
                 raise ValueError(
-                    f"`model` must be on cuda:{own} in process {own} of this machine, got {device}; "
+                    f"`model` must be on cuda:{own} in process {own} of its machine, got {device}; "
                     "give --device auto"
                 )
             from accelerate import Accelerator, DistributedDataParallelKwargs
