@@ -208,7 +208,8 @@ class Bench:
                     look(self.model, x_adv, self.draws, passes_per_image, self.facts.abstains)
                 )
         distance = ball.distance(x, x_adv) if ball else torch.zeros(len(x))
-        kept = x_adv[: max(0, KEPT_IMAGES - start)]
+        # A copy: a part, even an empty one, would hold the memory of the whole chunk.
+        kept = x_adv[: max(0, KEPT_IMAGES - start)].clone()
         return {
             "selection": looks[0].answers,
             "report": looks[1].answers,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from redoubtable.detectors import Entropy, Rejecting, calibrate
-from redoubtable.evaluation import Settings, evaluate, guarded
+from redoubtable.evaluation import Settings, candidates, evaluate, guarded
 from redoubtable.parts import bare
 from redoubtable.seeding import seeded
 from redoubtable.threat import L2, Linf
@@ -51,6 +51,26 @@ def test_a_view_gives_the_result_of_the_tensor_bit_for_bit(
 
     held_out = blobs(40, seed=4)
     assert_equal(run(x, held_out), run(View(x), View(held_out)))
+
+
+def test_no_chunk_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of a chunk holds its own memory, not that of all the chunk's images."""
+    monkeypatch.setattr(candidates, "KEPT_IMAGES", 18)
+    seen: list[Tensor] = []
+    stored: list[dict[str, Any]] = []
+
+    class Watching(candidates.Journal):
+        def cell(self, key: Any, make: Any) -> Any:
+            stored.append(make())
+            return stored[-1]
+
+    labels = torch.zeros(30, dtype=torch.int64)
+    data = candidates.Chunks(View(blobs(30)), labels, 15)
+    bench = candidates.Bench(small_net(), data, Settings(chunk=15), Watching(None))
+    bench._candidate("clean", "", None, lambda x, y, _: seen.append(x) or x)
+    assert [len(cell["images"]) for cell in stored] == [15, 3]
+    for cell, x in zip(stored, seen, strict=True):
+        assert torch.from_numpy(cell["images"]).data_ptr() != x.data_ptr()
 
 
 def test_the_layout_of_a_tensor_changes_nothing(x: Tensor, y: Tensor) -> None:
