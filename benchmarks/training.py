@@ -43,10 +43,10 @@ def network() -> nn.Module:
         return create("resnet20")
 
 
-def run_of(data: Any, recipe: str, precision: str) -> Run:
+def run_of(data: Any, recipe: str, precision: str, batch: int = BATCH) -> Run:
     settings = Settings(
         epochs=1000,
-        batch_size=BATCH,
+        batch_size=batch,
         weight_decay=5e-4,
         augment="crop+flip",
         precision=precision,
@@ -149,7 +149,7 @@ def child(root: Path | None, name: str, images: int, precision: str, repeats: in
     """One of the processes that train together: epochs of `images` images, timed by the first."""
     torch.set_num_threads(1)
     data = read(name, "train", root=root, limit=images)
-    run = run_of(data, "natural", precision)
+    run = run_of(data, "natural", precision, 2 * BATCH)
     run.epoch(1, lambda *what: None)
     seconds = []
     for _ in range(repeats):
@@ -217,7 +217,7 @@ def main() -> None:
         + (" --processes" if options.processes else "")
         + f" --root DATA --data {options.data}",
         "data": {"name": options.data, "n": options.images},
-        "batch": BATCH,
+        "batch": 2 * BATCH if options.processes else BATCH,
         "network": "resnet20",
         "environment": environment(),
     }
