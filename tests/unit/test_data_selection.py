@@ -9,6 +9,7 @@ from PIL import Image
 
 from redoubtable.data import CLASS_LISTS, load, read
 from redoubtable.data.classes import choose
+from redoubtable.data.memory import free_bytes
 from redoubtable.data.splits import draw_sizes
 
 SPLITS = ("train", "validation", "test")
@@ -232,3 +233,13 @@ def test_sizes_of_a_folder_are_drawn_from_all_parts(tmp_path):
     sizes["train"] = 48
     with pytest.warns(UserWarning, match="left out 1 damaged of 80"):
         assert len(read(root, "train", sizes=sizes, damaged="skip", workers=0)) == 48
+
+
+def test_a_limit_on_the_process_is_heeded(monkeypatch):
+    resource = pytest.importorskip("resource")
+    gib = 2**30
+    free = free_bytes("cpu")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (10**6 * gib, 10**6 * gib))
+    assert free_bytes("cpu") == pytest.approx(free, rel=0.2)  # a limit far away changes nothing
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1, 1))
+    assert free_bytes("cpu") == 0

@@ -14,15 +14,15 @@ _GROUP = Path("/sys/fs/cgroup")
 def free_bytes(device: torch.device | str) -> int:
     """Return the free memory of a device in bytes; for the processor what a process may still get.
 
-    On Linux that heeds the limit of a container. Where nothing is known of it, it is the whole
-    memory of the machine.
+    On Linux that heeds the limits of a container and of the process (`ulimit -d`). Where nothing
+    is known of it, it is the whole memory of the machine.
     """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    known = [n for n in (_available(), _left_in_group()) if n is not None]
+    known = [n for n in (_available(), _left_in_group(), _left_to_process()) if n is not None]
     return min(known) if known else _whole()
 
 
@@ -40,6 +40,21 @@ def check_room(what: str, shape: Sequence[int]) -> None:
             f"{tuple(shape[1:])}, and {free / _GIB:.1f} GiB are free; take fewer with a limit "
             f"(limit={fit} takes half of it), or use `read` and its batches"
         )
+
+
+def _left_to_process() -> int | None:
+    """What this process may still allocate, where a limit is set on its data."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        used = next(1024 * int(li.split()[1]) for li in lines if li.startswith("VmData"))
+    except (ImportError, OSError, ValueError, StopIteration):
+        return None
+    return max(0, limit - used)
 
 
 def _available() -> int | None:
