@@ -97,6 +97,23 @@ def input_gradient(
     return Slope(gradient / eot, loss / eot, logits / eot)
 
 
+def mean_logits(
+    model: nn.Module, x: Images, *, eot: int = 1, batch_size: int | None = None
+) -> Logits:
+    """Return (N, K) logits without a gradient, averaged over `eot` passes of a random model.
+
+    Args:
+        model: maps images to logits.
+        x: (N, C, H, W) images.
+        eot: random draws per image, at least 1.
+        batch_size: images in one pass, the memory bound; None for all at once.
+    """
+    parts = torch.split(x, batch_size or len(x))
+    with torch.no_grad():
+        looks = [torch.cat([model(p) for p in parts]) for _ in range(eot)]
+    return torch.stack(looks).mean(0) if eot > 1 else looks[0]
+
+
 class _Replace(torch.autograd.Function):
     """The value of one tensor with the gradient of another."""
 

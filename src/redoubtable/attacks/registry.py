@@ -24,14 +24,18 @@ class Attack(Protocol):
 
 ATTACKS: Registry[Attack] = Registry("attack", {"loss": LOSSES, "success": LOSSES})
 """Facts: `threats`, the norms an attack works under, and `access`, what it sees of the model:
-"gradient", "score", "label" or "transfer"."""
+"gradient", "score", "label" or "transfer"; `minimal`, whether it looks for the smallest change
+and so may stay well inside the radius (False where it is not stated)."""
 
 ARGUMENTS = frozenset(
     {"targets", "steps", "step_size", "restarts", "queries", "loss", "success", "eot", "momentum"}
     | {"batch_size", "alpha", "draws", "stop"}
-    | {"label", "const", "confidence", "theta", "gamma"}
+    | {"label", "const", "confidence", "theta", "gamma", "search_steps", "classes"}
+    | {"population", "surrogates"}
 )
-"""The argument names an attack may use; the last five are published algorithms' own."""
+"""The argument names an attack may use; those after the second line are published algorithms' own:
+`search_steps` of a binary search, `classes` that are aimed at in turn, the `population` of an
+evolution, the `surrogates` that a transfer attack searches on."""
 
 
 def check_threat(name: str, threat: ThreatModel) -> None:

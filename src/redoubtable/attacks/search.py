@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from redoubtable.gradients import exact_model, input_gradient
+from redoubtable.gradients import exact_model, input_gradient, mean_logits
 from redoubtable.losses import aim, check_losses
 from redoubtable.parts import facts_of
 from redoubtable.threat import ThreatModel
@@ -76,7 +76,7 @@ class Search:
             # What the copy takes for a success counts with the value that the exact model gives it.
             claimed = (value > 0).nonzero().squeeze(1)
             if len(claimed):
-                true = self._look(candidates[claimed], 1, self._exact)
+                true = mean_logits(self._exact, candidates[claimed], batch_size=self.batch_size)
                 value = value.index_put((claimed,), self._rank(true, index[claimed]).to(value))
         better = value > self.value[index]
         self.best[index[better]] = candidates[better]
@@ -137,12 +137,9 @@ class Search:
             length = size[index.to(size.device)] if isinstance(size, Tensor) else size
             x_adv[index] = ball.project(here + ball.ascent(gradient, here, clean, length), clean)
         if len(index):
-            self.offer(index, x_adv[index], self._look(x_adv[index], eot))
+            self.offer(index, x_adv[index], self.look(x_adv[index], eot))
         return x_adv
 
-    def _look(self, x: Images, draws: int, model: nn.Module | None = None) -> Logits:
-        """The logits of a model, averaged over draws, without a gradient."""
-        parts = torch.split(x, self.batch_size or len(x))
-        with torch.no_grad():
-            looks = [torch.cat([(model or self.model)(p) for p in parts]) for _ in range(draws)]
-        return torch.stack(looks).mean(0) if draws > 1 else looks[0]
+    def look(self, x: Images, eot: int = 1) -> Logits:
+        """Return the model's answers, averaged over `eot` draws, without a gradient."""
+        return mean_logits(self.model, x, eot=eot, batch_size=self.batch_size)
