@@ -10,6 +10,7 @@ from redoubtable.cli.errors import one_line_warning
 from redoubtable.cli.evaluate import evaluate
 from redoubtable.cli.store import store
 from redoubtable.cli.train import train
+from redoubtable.data.memory import keep_to_limit
 from redoubtable.version import __version__
 
 app = typer.Typer(
@@ -46,4 +47,5 @@ def _main(
 def main() -> None:
     """Run the command line."""
     warnings.showwarning = one_line_warning
+    keep_to_limit()
     app()

@@ -1,5 +1,6 @@
 """How much memory there is, and the refusal to fill more than that."""
 
+import ctypes
 import math
 import os
 from collections.abc import Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 import torch
 
 _GIB = 2**30
+_LARGE = 4 * 2**20
+_MMAP_THRESHOLD = -3
+"""What glibc's mallopt calls the size from which a block is mapped for itself."""
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -40,6 +44,22 @@ def check_room(what: str, shape: Sequence[int]) -> None:
             f"{tuple(shape[1:])}, and {free / _GIB:.1f} GiB are free; take fewer with a limit "
             f"(limit={fit} takes half of it), or use `read` and its batches"
         )
+
+
+def keep_to_limit() -> bool:
+    """Give large blocks back at once where the process has a limit on its data; whether it does.
+
+    glibc otherwise raises its bound for blocks of their own to 32 MB, and keeps smaller ones in a
+    heap whose holes count against the limit: chunks of images of ever new sizes then fill a limit
+    of 2 GiB that a fifth of it would do for. Mapping each block costs time, up to twice as much in
+    a small network, so it is left as it is where there is no limit.
+    """
+    if _left_to_process() is None:
+        return False
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE))
+    except (OSError, AttributeError, TypeError):  # another C library
+        return False
 
 
 def _left_to_process() -> int | None:
