@@ -322,6 +322,9 @@ def pixel_oracle(seed: int, n: int = 10) -> tuple[LinearModel, Tensor, Tensor, l
 
 PIXEL_ATTACKS = [e for e in ATTACKS if L0 in e.facts["threats"]]
 
+MORE_PIXELS = {"sparse_rs": 1}
+"""How many pixels more than the fewest an attack may need: a search at random is not exact."""
+
 
 @pytest.mark.parametrize("entry", PIXEL_ATTACKS, ids=lambda e: e.name)
 @pytest.mark.parametrize("seed", range(4))
@@ -333,7 +336,8 @@ def test_finds_the_fewest_pixels(entry: Entry[Any], seed: int, targeted: bool) -
     counts = torch.tensor(needed, dtype=torch.float64)
     near = attack(entry, model, x, y, L0(counts - 1), targets=targets)
     assert torch.equal(answers(model, near), y), "succeeded with too few pixels"
-    far = attack(entry, model, x, y, L0(counts), targets=targets)
+    enough = counts + MORE_PIXELS.get(entry.name, 0)
+    far = attack(entry, model, x, y, L0(enough), targets=targets)
     assert torch.equal(answers(model, far), 1 - y), "failed with enough pixels"
 
 

@@ -7,4 +7,5 @@ from redoubtable.attacks.registry import ARGUMENTS as ARGUMENTS
 from redoubtable.attacks.registry import ATTACKS as ATTACKS
 from redoubtable.attacks.registry import Attack as Attack
 from redoubtable.attacks.registry import check_threat as check_threat
+from redoubtable.attacks.sparse_rs import sparse_rs as sparse_rs
 from redoubtable.attacks.square import square as square

@@ -1,5 +1,7 @@
 """Square attack: random search with square windows."""
 
+import math
+
 from torch import Tensor, nn
 
 from redoubtable.attacks.random_search import random_search
@@ -74,8 +76,8 @@ def square(
 def _side(alpha: float, spent: float, least: int, x: Images) -> int:
     """The side of a window once this share of the queries is spent."""
     height, width = x.shape[2:]
-    share = alpha / 2 ** sum(spent * 10_000 > limit for limit in _HALVINGS)
-    side = max(round((share * height * width) ** 0.5), least)
+    halved = sum(int(spent * 10_000) > limit for limit in _HALVINGS)
+    side = max(round(math.sqrt(alpha / 2**halved * height * width)), least)
     # Under L2 it is odd, so that a window has a middle.
     side += least > 1 and side % 2 == 0
     return min(side, height, width)

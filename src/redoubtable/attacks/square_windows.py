@@ -92,7 +92,8 @@ def _pyramid(height: int, width: int, like: Tensor) -> Tensor:
     layers = max(middle, width // 2) + 1
     values = torch.arange(1, layers + 1, device=like.device, dtype=like.dtype).pow(-2)
     # A point in ring r lies in the rectangles r, r + 1, ...
-    return values.flip(0).cumsum(0).flip(0)[ring]
+    layered: Tensor = values.flip(0).cumsum(0).flip(0)[ring]
+    return layered
 
 
 def _shape(side: int, like: Tensor) -> Tensor:
