@@ -80,7 +80,7 @@ def test_each_default_is_what_the_text_form_reads_back(entry: Entry[Any]) -> Non
 def test_an_unsupported_threat_is_refused_by_name(entry: Entry[Any]) -> None:
     class Strange(ThreatModel):
         name = "Strange"
-        norm = clip = noise = ascent = diameter = None  # type: ignore[assignment]
+        norm = clip = noise = ascent = dual = fill = diameter = None  # type: ignore[assignment]
 
     with pytest.raises(ValueError, match=f"{entry.name}.*not under Strange"):
         check_threat(entry.name, Strange(0.1))

@@ -37,6 +37,11 @@ class ThreatModel(ABC):
     name: ClassVar[str]
     least: ClassVar[float] = 0.0
     """The smallest default step, as a share of eps."""
+    peaked: ClassVar[bool] = False
+    """Whether the size is that of the largest value alone: its slope leaves all others as they are,
+    so that it is lowered through a limit for every value."""
+    sparse: ClassVar[bool] = False
+    """Whether the steepest direction changes few values, so that an attack must say how many."""
 
     def __post_init__(self) -> None:
         """Refuse radii that make no sense."""
@@ -76,8 +81,33 @@ class ThreatModel(ABC):
         """
 
     @abstractmethod
+    def dual(self, gradient: Tensor) -> Tensor:
+        """Return the most that a change of size 1 gains on <gradient, change>; (N,).
+
+        That is the dual norm; for L0 the gain of one pixel whose values may all move by 1.
+        """
+
+    @abstractmethod
+    def fill(self, weight: Tensor, room: Tensor, need: Tensor) -> Tensor:
+        """Return the smallest change with <weight, change> = need and 0 <= change <= room.
+
+        Args:
+            weight: (N, C, H, W), none negative.
+            room: (N, C, H, W), none negative, and 0 where the weight is.
+            need: (N,), none negative; where all the room is too little, all of it is taken.
+        """
+
+    @abstractmethod
     def diameter(self, x: Tensor) -> float:
         """Return the largest distance between two images of the shape of `x`."""
+
+    def cost(self, delta: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N,) what changes cost where small ones are sought, and its gradient.
+
+        The squared length; for a peaked norm what exceeds an (N,) limit, summed over the values
+        (Carlini & Wagner 2017, arXiv:1608.04644, VI.A and VI.C).
+        """
+        return delta.flatten(1).square().sum(1), 2 * delta
 
     # -- shared --------------------------------------------------------------------------------
 
@@ -87,6 +117,19 @@ class ThreatModel(ABC):
         return self.norm(x_adv - x)
 
     @final
+    def reach(self, gradient: Tensor, gap: Tensor, x_adv: Tensor) -> Tensor:
+        """Return the smallest step from `x_adv` inside the box that changes a linear function so.
+
+        Args:
+            gradient: (N, C, H, W) of the function.
+            gap: (N,) by how much it shall rise, or fall where it is negative. Where the box does
+                not allow that, the step goes to the corner of the box that comes closest.
+            x_adv: (N, C, H, W) images in the box.
+        """
+        uphill = gradient * column(gap.sign(), gradient)
+        room = torch.where(uphill > 0, 1 - x_adv, x_adv) * (uphill != 0)
+        return self.fill(uphill.abs(), room, gap.abs()) * uphill.sign()
+
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Return a legal image near `x_adv`: clipped to the ball, then to the box.
 
@@ -177,3 +220,24 @@ def movable(gradient: Tensor, x_adv: Tensor) -> Tensor:
     """The gradient without the coordinates that stand at the box and point out of it."""
     stuck = ((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0))
     return gradient.masked_fill(stuck, 0)
+
+
+def water_level(weight: Tensor, limit: Tensor, need: Tensor) -> Tensor:
+    """Return the level with sum_i weight_i min(level, limit_i) = need; (N, 1), else inf.
+
+    Args:
+        weight: (N, M), none negative.
+        limit: (N, M), none negative.
+        need: (N,), none negative.
+    """
+    order = limit.sort(dim=1)
+    weight, limit = weight.gather(1, order.indices), order.values
+    full = (weight * limit).cumsum(1)  # what those up to here give once they are at their limits
+    rest = weight.flip(1).cumsum(1).flip(1)  # the weight of this one and those after it
+    reached = full + limit * (rest - weight)
+    first = (reached < need[:, None]).sum(1, keepdim=True)
+    at = first.clamp_max(weight.shape[1] - 1)
+    before = (full - weight * limit).gather(1, at)
+    tiny = torch.finfo(weight.dtype).tiny
+    level = (need[:, None] - before).clamp_min(0) / rest.gather(1, at).clamp_min(tiny)
+    return level.masked_fill(first > at, torch.inf)

@@ -63,6 +63,17 @@ class L0(ThreatModel):
         target = torch.where(move.view_as(keep[:, 0]).unsqueeze(1), corner, x_adv)
         return torch.where(keep > 0, target, x) - x_adv
 
+    def dual(self, gradient: Tensor) -> Tensor:  # noqa: D102
+        return gradient.abs().sum(1).flatten(1).amax(1)
+
+    def fill(self, weight: Tensor, room: Tensor, need: Tensor) -> Tensor:  # noqa: D102
+        # The last pixel goes as far as is needed and no further; its channels keep their ratio.
+        gain, order = (weight * room).sum(1).flatten(1).sort(dim=1, descending=True)
+        left = (need[:, None] - (gain.cumsum(1) - gain)).clamp_min(0)
+        share = (left / gain.clamp_min(torch.finfo(gain.dtype).tiny)).clamp_max(1)
+        share = torch.zeros_like(share).scatter_(1, order, share)
+        return room * share.view_as(weight[:, :1])
+
     def diameter(self, x: Tensor) -> float:  # noqa: D102
         return float(x.shape[-2] * x.shape[-1])
 

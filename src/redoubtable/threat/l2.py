@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from redoubtable.threat.base import ThreatModel, column, movable
+from redoubtable.threat.base import ThreatModel, column, movable, water_level
 
 
 @final
@@ -40,6 +40,15 @@ class L2(ThreatModel):
         length = self.norm(free)
         unit = free / column(torch.where(length > 0, length, 1.0), free)
         return unit * column(size, gradient)
+
+    def dual(self, gradient: Tensor) -> Tensor:  # noqa: D102
+        return self.norm(gradient)
+
+    def fill(self, weight: Tensor, room: Tensor, need: Tensor) -> Tensor:  # noqa: D102
+        # Inside the box the change is in proportion to the weight; at a limit it stays there.
+        limit = room / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+        level = water_level(weight.flatten(1) ** 2, limit.flatten(1), need)
+        return torch.where(limit > level.view(-1, 1, 1, 1), weight * level.view(-1, 1, 1, 1), room)
 
     def diameter(self, x: Tensor) -> float:  # noqa: D102
         return math.sqrt(x[0].numel())

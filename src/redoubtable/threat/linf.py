@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from redoubtable.threat.base import ThreatModel, column
+from redoubtable.threat.base import ThreatModel, column, water_level
 
 
 @final
@@ -15,6 +15,7 @@ class Linf(ThreatModel):
     """Every value may change by at most `eps`."""
 
     name = "Linf"
+    peaked = True
 
     def norm(self, delta: Tensor) -> Tensor:  # noqa: D102 - the base class says it
         return delta.flatten(1).abs().amax(1)
@@ -34,5 +35,16 @@ class Linf(ThreatModel):
     ) -> Tensor:
         return gradient.sign() * column(size, gradient)
 
+    def dual(self, gradient: Tensor) -> Tensor:  # noqa: D102
+        return gradient.flatten(1).abs().sum(1)
+
+    def fill(self, weight: Tensor, room: Tensor, need: Tensor) -> Tensor:  # noqa: D102
+        level = water_level(weight.flatten(1), room.flatten(1), need)
+        return torch.minimum(room, level.view(-1, 1, 1, 1))
+
     def diameter(self, x: Tensor) -> float:  # noqa: D102
         return 1.0
+
+    def cost(self, delta: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        over = (delta.abs() - column(limit, delta)).clamp_min(0)
+        return over.flatten(1).sum(1), delta.sign() * (over > 0)
