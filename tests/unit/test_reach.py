@@ -170,3 +170,12 @@ def test_l1_projection_spends_the_budget_that_the_box_cuts_off() -> None:
     x = torch.tensor([[[[0.9, 0.5]]]])
     got = L1(0.4).project(x + torch.tensor([[[[0.6, 0.5]]]]), x)
     assert torch.allclose(got, torch.tensor([[[[1.0, 0.8]]]]))
+
+
+@every_kind
+def test_no_images_are_no_trouble(kind: type[ThreatModel]) -> None:
+    """A batch from which every example has left is empty."""
+    none = torch.zeros(0, *SHAPE)
+    assert kind(1).project(none, none).shape == none.shape
+    assert kind(1).sample(none).shape == none.shape
+    assert kind(1).reach(none, torch.zeros(0), none).shape == none.shape

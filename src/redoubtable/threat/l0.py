@@ -74,6 +74,36 @@ class L0(ThreatModel):
         share = torch.zeros_like(share).scatter_(1, order, share)
         return room * share.view_as(weight[:, :1])
 
+    def exchange(self, gradient: Tensor, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Return images with one more pixel, and one less where the budget is full.
+
+        The unchanged pixel of the largest linear gain goes to its best corner of the colour cube,
+        and once `eps` pixels are changed the one whose change is worth least goes back to `x`,
+        whether that pays or not: steps that don't lead on from a set no exchange improves.
+        """
+        corner = (gradient > 0).to(x)
+        now = (gradient * (x_adv - x)).sum(1).flatten(1)
+        best = (gradient * (corner - x)).sum(1).flatten(1)
+        changed = (x_adv != x).any(1).flatten(1)
+        pixels, radius = changed.sum(1), self.radius(x)
+        enters = _top(best.masked_fill(changed, -math.inf), (radius > 0).to(x)) & ~changed
+        full = (pixels >= radius).to(x)
+        leaves = _top(-now.masked_fill(~changed, math.inf), full) & changed
+        shape = (len(x), 1, *x.shape[2:])
+        left = torch.where(leaves.view(shape), x, x_adv)
+        return torch.where(enters.view(shape), corner, left)
+
+    def nearest(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Return the legal image of least Euclidean distance to `x_adv`, which may leave the box.
+
+        The pixels that stay are those whose removal would cost most beyond what the box costs
+        anyway (Croce & Hein 2019, arXiv:1909.05040, section 3.1).
+        """
+        boxed = x_adv.clamp(0, 1)
+        gain = (x_adv - x).square() - (x_adv - boxed).square()
+        keep = self._largest(gain.sum(1).flatten(1), x)
+        return torch.where(keep > 0, boxed, x)
+
     def diameter(self, x: Tensor) -> float:  # noqa: D102
         return float(x.shape[-2] * x.shape[-1])
 

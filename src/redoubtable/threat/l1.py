@@ -93,4 +93,4 @@ class L1(ThreatModel):
         return torch.zeros_like(change).scatter_(1, order, change).view_as(weight)
 
     def diameter(self, x: Tensor) -> float:  # noqa: D102
-        return float(x[0].numel())
+        return float(x.shape[1:].numel())

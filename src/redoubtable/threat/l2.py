@@ -27,7 +27,7 @@ class L2(ThreatModel):
 
     def noise(self, x: Tensor) -> Tensor:  # noqa: D102
         direction = torch.randn_like(x)
-        dimension = direction[0].numel()
+        dimension = x.shape[1:].numel()
         # A uniform point of a ball lies at the radius u^(1/d), u uniform.
         radius = torch.rand(len(x), dtype=x.dtype, device=x.device) ** (1 / dimension)
         radius = radius * self.radius(x).clamp_max(self.diameter(x))
@@ -51,4 +51,4 @@ class L2(ThreatModel):
         return torch.where(limit > level.view(-1, 1, 1, 1), weight * level.view(-1, 1, 1, 1), room)
 
     def diameter(self, x: Tensor) -> float:  # noqa: D102
-        return math.sqrt(x[0].numel())
+        return math.sqrt(x.shape[1:].numel())
