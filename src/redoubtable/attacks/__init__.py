@@ -2,7 +2,9 @@
 
 from redoubtable.attacks.bim import bim as bim
 from redoubtable.attacks.fgsm import fgsm as fgsm
+from redoubtable.attacks.l0_pgd import l0_pgd as l0_pgd
 from redoubtable.attacks.pgd import pgd as pgd
+from redoubtable.attacks.pgd0 import pgd0 as pgd0
 from redoubtable.attacks.registry import ARGUMENTS as ARGUMENTS
 from redoubtable.attacks.registry import ATTACKS as ATTACKS
 from redoubtable.attacks.registry import Attack as Attack

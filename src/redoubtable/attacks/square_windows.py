@@ -1,5 +1,6 @@
 """What Square attack proposes under each norm: stripes and squares, tiles and pairs of windows."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,10 +91,9 @@ def _pyramid(height: int, width: int, like: Tensor) -> Tensor:
     columns = torch.arange(width, device=like.device).view(1, -1) - width // 2
     ring = torch.maximum(rows.abs(), columns.abs())
     layers = max(middle, width // 2) + 1
-    values = torch.arange(1, layers + 1, device=like.device, dtype=like.dtype).pow(-2)
+    values = torch.arange(1, layers + 1, device=like.device, dtype=like.dtype).square().reciprocal()
     # A point in ring r lies in the rectangles r, r + 1, ...
-    layered: Tensor = values.flip(0).cumsum(0).flip(0)[ring]
-    return layered
+    return values.flip(0).cumsum(0).flip(0)[ring]
 
 
 def _shape(side: int, like: Tensor) -> Tensor:
@@ -103,8 +103,10 @@ def _shape(side: int, like: Tensor) -> Tensor:
     half = side // 2
     upper = _pyramid(half, side, like)
     lower = _pyramid(side - half, side, like)
-    halves = torch.cat([upper / upper.norm(), -lower / lower.norm()])
-    return halves / halves.norm()
+    length = torch.linalg.vector_norm
+    halves = torch.cat([upper / length(upper), -lower / length(lower)])
+    # Both halves are of unit length.
+    return halves / math.sqrt(2)
 
 
 def _shapes(n: int, side: int, like: Tensor) -> Tensor:
