@@ -5,4 +5,5 @@ from redoubtable.evaluation.environment import environment as environment
 from redoubtable.evaluation.evaluate import Evaluation as Evaluation
 from redoubtable.evaluation.evaluate import evaluate as evaluate
 from redoubtable.evaluation.guard import guarded as guarded
-from redoubtable.evaluation.plan import SUITES as SUITES
+from redoubtable.evaluation.suites import SUITES as SUITES
+from redoubtable.evaluation.suites import Suite as Suite

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.attacks import ATTACKS
+from redoubtable.attacks.rounding import round_to_8_bits
 from redoubtable.evaluation.chunks import Chunks
 from redoubtable.evaluation.journal import Arrays, Journal
-from redoubtable.evaluation.outcomes import look
+from redoubtable.evaluation.outcomes import Look, look
 from redoubtable.evaluation.passes import Passes, counted
 from redoubtable.evaluation.plan import BoundAttack
 from redoubtable.files import digest_code, digest_model
@@ -25,7 +25,7 @@ from redoubtable.types import Images, Labels
 
 View = Literal["clean", "static", "adaptive"]
 KEPT_IMAGES = 12
-"""How many adversarial images of each attack are kept for pictures."""
+"""How many adversarial images of each attack are kept for pictures, by default."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Settings:
         chunk: consecutive examples that one piece of work covers.
         batch_size: network images in one pass, the memory bound.
         precision: of the copy that attacks search on.
+        eight_bit: round what attacks return to the 256 steps of an image file.
+        keep: of how many of the first examples the adversarial images are kept.
     """
 
     seed: int = 0
@@ -45,6 +47,8 @@ class Settings:
     chunk: int = 250
     batch_size: int = 512
     precision: Literal["fp32", "bf16"] = "fp32"
+    eight_bit: bool = False
+    keep: int = KEPT_IMAGES
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be meant."""
@@ -69,6 +73,8 @@ class Candidate:
         distance: (N,) in the threat's norm.
         passes: network passes of the attack itself.
         images: (M, C, H, W) the first M images.
+        carried: (N,) which examples this attack did not see, because they had fallen before: all
+            of theirs is as the attack before it left it.
     """
 
     view: View
@@ -79,6 +85,29 @@ class Candidate:
     distance: NDArray[np.float32]
     passes: Passes
     images: NDArray[np.float32]
+    carried: NDArray[np.bool_]
+
+
+Run = Callable[[Images, Labels, ThreatModel | None], Images]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One chunk under one attack: what a worker does between two marks in the journal.
+
+    Attributes:
+        number: of the chunk.
+        view: what the attack sees.
+        attack: its text; "" for clean.
+        threat: for all examples; None for clean.
+        open: (M,) the examples of the chunk that are attacked.
+    """
+
+    number: int
+    view: View
+    attack: str
+    threat: ThreatModel | None
+    open: NDArray[np.int64]
 
 
 @dataclass
@@ -113,10 +142,22 @@ class Bench:
 
     def clean(self) -> Candidate:
         """Return the clean images as a candidate."""
-        return self._candidate("clean", "", None, lambda x, y, _: x)
+        return self._candidate("clean", None, None, lambda x, y, _: x)
 
-    def attacked(self, view: View, bound: BoundAttack, threat: ThreatModel) -> Candidate:
+    def attacked(
+        self,
+        view: View,
+        bound: BoundAttack,
+        threat: ThreatModel,
+        fallen: NDArray[np.bool_] | None = None,
+    ) -> Candidate:
         """Return the images of an attack on the bare ("static") or the whole ("adaptive") model.
+
+        Args:
+            view: what the attack sees.
+            bound: the attack.
+            threat: what it may change.
+            fallen: (N,) examples that it leaves out, to be filled in from those before it.
 
         Raises:
             ValueError: the attack returned something that is no legal image.
@@ -131,7 +172,7 @@ class Bench:
                 arguments.setdefault("batch_size", max(1, self.settings.batch_size // passes))
             return bound.entry.obj(target, x, y, ball or threat, **arguments)
 
-        return self._candidate(view, bound.text, threat, run)
+        return self._candidate(view, bound, threat, run, fallen)
 
     def _copy(self, view: View) -> FastCopy:
         """The fast copy that attacks of one view search on."""
@@ -144,80 +185,100 @@ class Bench:
     def _candidate(
         self,
         view: View,
-        attack: str,
+        bound: BoundAttack | None,
         threat: ThreatModel | None,
-        run: Callable[[Images, Labels, ThreatModel | None], Images],
+        run: Run,
+        fallen: NDArray[np.bool_] | None = None,
     ) -> Candidate:
+        spared = np.zeros(len(self.data), dtype=bool) if fallen is None else fallen
         cells = []
-        for number in range(len(self.data.starts)):
-            key = self._key(view, attack, threat, number)
-            cells.append(
-                self.journal.cell(
-                    key,
-                    lambda number=number: self._chunk(number, view, attack, threat, run),  # type: ignore[misc]
-                )
-            )
+        for number, start in enumerate(self.data.starts):
+            open_ = np.flatnonzero(~spared[start : start + self.data.length])
+            key = self._key(view, bound, threat, number, open_)
+            piece = Piece(number, view, bound.text if bound else "", threat, open_)
+            cells.append(self.journal.cell(key, lambda piece=piece: self._chunk(piece, run)))  # type: ignore[misc]
             self.tick()
         joined = {name: np.concatenate([c[name] for c in cells]) for name in cells[0]}
         forward, backward = joined.pop("passes").reshape(-1, 2).sum(0).tolist()
-        return Candidate(view, attack, passes=Passes(forward, backward), **joined)
+        text = bound.text if bound else ""
+        return Candidate(view, text, passes=Passes(forward, backward), carried=spared, **joined)
 
     def _key(
-        self, view: View, attack: str, threat: ThreatModel | None, number: int
+        self,
+        view: View,
+        bound: BoundAttack | None,
+        threat: ThreatModel | None,
+        number: int,
+        open_: NDArray[np.int64],
     ) -> Mapping[str, Any]:
         s = self.settings
-        code = digest_code(ATTACKS.bind(attack).entry.obj) if attack else ""
         return {
             "model": self.digest,
-            "code": code,
+            "code": digest_code(bound.entry.obj) if bound else "",
             "device": str(self.device),
             "data": self.data.digests[number],
             "start": self.data.starts[number],
+            "open": open_.tolist(),
             "view": view,
-            "attack": attack,
+            "attack": bound.text if bound else "",
             "threat": threat and threat.key,
             "seed": s.seed,
             "draws": s.draws,
             "precision": s.precision,
             "batch_size": s.batch_size,
+            "eight_bit": s.eight_bit,
+            "keep": s.keep,
         }
 
-    def _chunk(
-        self,
-        number: int,
-        view: View,
-        attack: str,
-        threat: ThreatModel | None,
-        run: Callable[[Images, Labels, ThreatModel | None], Images],
-    ) -> Arrays:
+    def _chunk(self, piece: Piece, run: Run) -> Arrays:
         """Attack one chunk and look at what came out; each step under its own random state."""
-        s, start = self.settings, self.data.starts[number]
-        x, y = (t.to(self.device) for t in self.data.chunk(number))
-        ball = threat and threat.select(torch.arange(start, start + len(x)))
-        name = (s.seed, view, attack, threat and threat.key, start)
-        copies = () if view == "clean" else (self._copy(view), self._copy(view).exact)
+        s, start, threat = self.settings, self.data.starts[piece.number], piece.threat
+        whole, labels = (t.to(self.device) for t in self.data.chunk(piece.number))
+        index = torch.from_numpy(piece.open).to(self.device)
+        x, y = whole[index], labels[index]
+        ball = threat and threat.select(start + index)
+        name = (s.seed, piece.view, piece.attack, threat and threat.key, start)
+        copies: tuple[nn.Module, ...] = ()
+        if piece.view != "clean":
+            copies = (self._copy(piece.view), self._copy(piece.view).exact)
+        x_adv = x
         with counted(*copies) as passes, seeded("attack", *name):
-            x_adv = run(x.clone(), y.clone(), ball)
-        if ball is not None:
-            _check_legal(attack, x_adv, x, ball)
-        passes_per_image = max(1, s.batch_size // self.facts.passes)
-        looks = []
-        for purpose in ("selection", "report"):
-            with seeded(purpose, *name):
-                looks.append(
-                    look(self.model, x_adv, self.draws, passes_per_image, self.facts.abstains)
-                )
+            if len(x):
+                x_adv = run(x.clone(), y.clone(), ball)
+        if ball is not None and len(x):
+            _check_legal(piece.attack, x_adv, x, ball)
+            if s.eight_bit:
+                x_adv = round_to_8_bits(x_adv, x)
+                _check_legal(piece.attack, x_adv, x, ball)
+        looks = [self._look(purpose, x_adv, name) for purpose in ("selection", "report")]
         distance = ball.distance(x, x_adv) if ball else torch.zeros(len(x))
-        # A copy: a part, even an empty one, would hold the memory of the whole chunk.
-        kept = x_adv[: max(0, KEPT_IMAGES - start)].clone()
+        shown = whole.index_copy(0, index, x_adv)[: max(0, s.keep - start)]
+        full = len(whole)
         return {
-            "selection": looks[0].answers,
-            "report": looks[1].answers,
-            "suspicion": looks[1].suspicion,
-            "distance": distance.float().cpu().numpy(),
+            "selection": _spread(looks[0].answers, piece.open, full),
+            "report": _spread(looks[1].answers, piece.open, full),
+            "suspicion": _spread(looks[1].suspicion, piece.open, full),
+            "distance": _spread(distance.float().cpu().numpy(), piece.open, full),
             "passes": np.array([passes.forward, passes.backward], dtype=np.int64),
-            "images": kept.float().cpu().numpy(),
+            # A copy: a part, even an empty one, would hold the memory of the whole chunk.
+            "images": shown.clone().float().cpu().numpy(),
         }
+
+    def _look(self, purpose: str, x: Images, name: tuple[Any, ...]) -> Look:
+        """The true model's answers to images, under the random state of a purpose."""
+        if len(x) == 0:
+            suspicion = np.empty((0, self.draws if self.facts.abstains else 0), np.float32)
+            return Look(np.empty((0, self.draws), np.int16), suspicion)
+        passes_per_image = max(1, self.settings.batch_size // self.facts.passes)
+        with seeded(purpose, *name):
+            return look(self.model, x, self.draws, passes_per_image, self.facts.abstains)
+
+
+def _spread(rows: NDArray[Any], where: NDArray[np.int64], n: int) -> NDArray[Any]:
+    """Rows of some examples among those of all; the others are zero until they are carried."""
+    all_rows = np.zeros((n, *rows.shape[1:]), dtype=rows.dtype)
+    all_rows[where] = rows
+    return all_rows
 
 
 def _check_legal(attack: str, x_adv: Any, x: Images, threat: ThreatModel) -> None:

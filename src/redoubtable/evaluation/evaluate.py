@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch import nn
 from redoubtable.detectors import Rejecting, by_false_positives
 from redoubtable.evaluation import checks, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.cascade import attack_all
 from redoubtable.evaluation.chunks import Chunks, batches, outline, read
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.journal import Journal
-from redoubtable.evaluation.outcomes import defended, in_eval_mode
-from redoubtable.evaluation.plan import BoundAttack, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.outcomes import defended
+from redoubtable.evaluation.plan import BoundAttack, Choice, adaptive_plan, expand, static_plan
 from redoubtable.evaluation.progress import Ticker, ticking
-from redoubtable.parts import facts_of, parts_of
+from redoubtable.parts import facts_of, in_eval_mode, parts_of
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
 from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
@@ -82,7 +83,7 @@ def evaluate(
     x: LazyImages,
     y: Labels,
     threat: ThreatModel,
-    attacks: str | Sequence[str] = "adaptive",
+    attacks: Choice | Sequence[Choice] = "adaptive",
     *,
     seed: int = 0,
     settings: Settings | None = None,
@@ -108,7 +109,8 @@ def evaluate(
             more than a chunk (or the images of a check) is in memory at a time.
         y: (N,) labels.
         threat: what the attacker may change.
-        attacks: a suite ("quick", "adaptive"), an attack, or several.
+        attacks: a suite ("adaptive", "standard"), an attack, a function of the form of an attack,
+            or several of these.
         seed: of every attack and every draw.
         settings: draws, chunk, batch size and precision; its seed is replaced by `seed`.
         held_out: clean images, likewise, that neither training nor `x` has; with them a model that
@@ -140,35 +142,42 @@ def evaluate(
             "batch-dependent models have no protocol yet: their verdicts would depend "
             "on how the images are batched"
         )
-    texts = expand(attacks)
-    plans = _plans(model, texts, threat, bool(parts_of(model)))
+    chosen, cascade = expand(attacks, threat)
+    plans = Plans(
+        static_plan(chosen, threat) if parts_of(model) else [],
+        adaptive_plan(model, chosen, threat),
+        cascade,
+    )
     with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
         classes = _classes(model, x, y, facts.abstains)
         journal = Journal(Path(out) / "journal" if out else None)
         bench = Bench(model, Chunks(x, y, settings.chunk), settings, journal, ticker.tick)
         scores = _scores(bench, held_out)
         _expect(ticker, bench, plans, curve, check, scores is not None)
-        candidates = [bench.clean()]
-        candidates += [bench.attacked("static", b, threat) for b in plans["static"]]
-        candidates += [bench.attacked("adaptive", b, threat) for b in plans["adaptive"]]
+        clean = bench.clean()
+        start = clean if cascade else None
+        candidates = [clean]
+        candidates += attack_all(bench, "static", plans.static, threat, classes, start)
+        candidates += attack_all(bench, "adaptive", plans.adaptive, threat, classes, start)
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "kind": "evaluation",
             "name": name,
             "command": command,
             "threat": str(threat),
-            "attacks": list(texts),
+            "attacks": [b.text for b in chosen],
+            "cascade": cascade,
             "settings": {**settings.__dict__, "draws": bench.draws},
             "model": summary.describe(model, bench.digest, classes),
             "data": {"name": data, "n": len(x), "shape": list(x.shape[1:])},
             **summary.summarise(candidates, y.numpy(), classes, facts.abstains),
         }
-        if not plans["static"]:
+        if not plans.static:
             record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
         if curve:
             record["curve"] = _curve(bench, plans, threat, curve, classes)
         if facts.abstains and held_out is not None:
-            record["rates"] = _at_rates(bench, plans["adaptive"], threat, scores, classes)
+            record["rates"] = _at_rates(bench, plans, threat, scores, classes)
         record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
         record["environment"] = environment(bench.device)
     result = Evaluation(record, _arrays(candidates, y, threat.radius(whole)), _images(candidates))
@@ -192,15 +201,22 @@ def _check_radius(threat: ThreatModel, x: Images) -> None:
         )
 
 
-Plans = Mapping[str, list[BoundAttack]]
+VIEWS: tuple[Literal["static"], Literal["adaptive"]] = ("static", "adaptive")
 
 
-def _plans(model: nn.Module, texts: Sequence[str], threat: ThreatModel, guarded: bool) -> Plans:
-    """The static and adaptive attacks; without a defense there is nothing to adapt to."""
-    return {
-        "static": static_plan(texts, threat) if guarded else [],
-        "adaptive": adaptive_plan(model, texts, threat),
-    }
+@dataclass(frozen=True)
+class Plans:
+    """What is run.
+
+    Attributes:
+        static: attacks on the bare model; none where there is no defense.
+        adaptive: attacks on the whole model.
+        cascade: whether each sees only what stands after those before it.
+    """
+
+    static: list[BoundAttack]
+    adaptive: list[BoundAttack]
+    cascade: bool
 
 
 def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
@@ -228,7 +244,7 @@ def _expect(
     ticker: Ticker, bench: Bench, plans: Plans, curve: Sequence[float], check: bool, rates: bool
 ) -> None:
     """Tell the progress bar how many chunks are to come."""
-    static, adaptive = len(plans["static"]), len(plans["adaptive"])
+    static, adaptive = len(plans.static), len(plans.adaptive)
     total = (1 + static + adaptive) * len(bench.data.starts)
     total += len(curve) * (static + adaptive)
     total += len(RATES) * (adaptive + 1) * len(bench.data.starts) if rates else 0
@@ -249,9 +265,10 @@ def _curve(
     points = [summary.point(0.0, [clean], [clean], y, classes)]
     seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
     for ball in _radii(threat, factors):
-        for view in ("static", "adaptive"):
-            seen[view] += [few.attacked(view, b, ball) for b in plans[view]]
-        static = seen["static"] if plans["static"] else seen["adaptive"]
+        for view in VIEWS:
+            before = seen[view][-1] if plans.cascade else None
+            seen[view] += attack_all(few, view, getattr(plans, view), ball, classes, before)
+        static = seen["static"] if plans.static else seen["adaptive"]
         points.append(summary.point(float(ball.eps), static, seen["adaptive"], y, classes))
     return points
 
@@ -283,7 +300,7 @@ def _scores(bench: Bench, held_out: LazyImages | None) -> torch.Tensor | None:
 
 def _at_rates(
     bench: Bench,
-    attacks: list[BoundAttack],
+    plans: Plans,
     threat: ThreatModel,
     scores: torch.Tensor | None,
     classes: int,
@@ -296,7 +313,9 @@ def _at_rates(
         threshold = by_false_positives(scores, rate)
         guard = bench.model.at(threshold)
         again = Bench(guard, bench.data, bench.settings, bench.journal, bench.tick)
-        found = [again.clean(), *(again.attacked("adaptive", b, threat) for b in attacks)]
+        clean = again.clean()
+        start = clean if plans.cascade else None
+        found = [clean, *attack_all(again, "adaptive", plans.adaptive, threat, classes, start)]
         points.append(
             {"rate": rate, "threshold": threshold.value, "held_out": threshold.n}
             | summary.summarise(found, bench.data.y.numpy(), classes, True)
@@ -312,16 +331,18 @@ def _findings(
     classes: int,
 ) -> list[dict[str, Any]]:
     """Every check, in the order in which a reader would doubt."""
-    adaptive = plans["adaptive"]
+    adaptive = plans.adaptive
+    # Of a cascade the later attacks have not seen all examples: the first stands for the effort.
+    first = checks.strongest(adaptive)[:1] if plans.cascade else adaptive
     known = [c for c in candidates if c.view == "adaptive"]
     found = [
         checks.check_randomness(bench),
         checks.check_gradients(bench, adaptive),
-        checks.check_more_steps(bench, adaptive, known, threat, classes),
-        checks.check_more_draws(bench, adaptive, known, threat, classes),
-        checks.check_unbounded(bench, adaptive, threat, classes),
+        checks.check_more_steps(bench, first, known, threat, classes),
+        checks.check_more_draws(bench, first, known, threat, classes),
+        checks.check_unbounded(bench, first, threat, classes),
     ]
-    if plans["static"]:
+    if plans.static:
         y = bench.data.y.numpy()
         shares = [
             summary.worst(

@@ -4,8 +4,6 @@ Answers are class indices; K, one past the last class, is a rejection. On advers
 rejection counts as defended, on clean ones as an error (design, section 3).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,18 +18,6 @@ Answers = NDArray[np.int16]
 """(N, draws) class indices, K for a rejection."""
 Flags = NDArray[np.bool_]
 """(N, draws) true where an answer counts for the defender."""
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model in eval mode for a block, and every submodule back as it was after it."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from redoubtable.attacks import ATTACKS, Attack, check_threat
+from redoubtable.evaluation.suites import SUITES
 from redoubtable.parts import facts_of, parts_of
-from redoubtable.registry import Bound, settable
+from redoubtable.registry import Bound, Entry, settable
 from redoubtable.threat import ThreatModel
 
 BoundAttack = Bound[Attack]
-
-SUITES: Mapping[str, tuple[str, ...]] = {
-    "quick": ("fgsm", "pgd:steps=10"),
-    "adaptive": ("fgsm", "pgd:restarts=2"),
-}
-"""Attacks by suite. A static attack runs as written; the adaptive form of an attack adds what the
-model's facts and parts ask for."""
 
 EOT_PASSES = 10
 """Network passes that one gradient of a random model is averaged over (Hosseini et al. 2019)."""
@@ -29,29 +23,67 @@ _LOSSES = ("loss=cross_entropy", "loss=margin")
 """Objectives where no part contributes one: their failures differ, so both are run."""
 
 
-def expand(attacks: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the attacks of a suite, or the given ones.
+Choice = str | Attack
+"""A suite, an attack as text, or a function of the form of an attack."""
+
+
+def expand(
+    attacks: Choice | Sequence[Choice], threat: ThreatModel
+) -> tuple[tuple[BoundAttack, ...], bool]:
+    """Return the attacks of suites, or the given ones, and whether each sees only what stands.
+
+    Of a suite those attacks are taken that are meant for the threat; an attack that is named must
+    support it.
 
     Raises:
-        ValueError: there is no such suite and no such attack, or there are none at all.
+        ValueError: there is no such suite and no such attack, there are none at all, or an attack
+            does not support the threat.
     """
-    if isinstance(attacks, str):
-        if attacks not in SUITES and attacks.partition(":")[0] not in ATTACKS:
-            known = f"attacks: {', '.join(_names())}; suites: {', '.join(SUITES)}"
-            close = difflib.get_close_matches(attacks.partition(":")[0], [*SUITES, *_names()], n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise ValueError(f"unknown attack {attacks!r}; {hint}{known}")
-        return SUITES.get(attacks) or (ATTACKS.bind(attacks).text,)
-    if not attacks:
+    single = isinstance(attacks, str) or callable(attacks)
+    choices: Sequence[Choice] = [attacks] if single else attacks  # type: ignore[list-item,assignment]
+    if not choices:
         raise ValueError(f"give at least one attack, or a suite: {', '.join(SUITES)}")
-    return tuple(a for text in attacks for a in expand(text))
+    found = [bound for choice in choices for bound in _expand(choice, threat)]
+    cascade = all(isinstance(c, str) and c in SUITES and SUITES[c].cascade for c in choices)
+    return tuple(found), cascade
+
+
+def _expand(choice: Choice, threat: ThreatModel) -> list[BoundAttack]:
+    if not isinstance(choice, str):
+        return [as_bound(choice)]
+    if choice not in SUITES:
+        name = choice.partition(":")[0].strip()
+        if name not in ATTACKS:
+            known = f"attacks: {', '.join(_names())}; suites: {', '.join(SUITES)}"
+            close = difflib.get_close_matches(name, [*SUITES, *_names()], n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(f"unknown attack {choice!r}; {hint}{known}")
+        return [_bind(choice, threat)]
+    lines = SUITES[choice].under(threat)
+    if not lines:
+        fit = [name for name, suite in SUITES.items() if suite.under(threat)]
+        raise ValueError(
+            f"the suite {choice!r} has no attack under {threat.name}; take {', '.join(fit)}"
+        )
+    return [_bind(line, threat) for line in lines]
 
 
 def _names() -> list[str]:
     return [attack.name for attack in ATTACKS]
 
 
-def static_plan(attacks: Sequence[str], threat: ThreatModel) -> list[BoundAttack]:
+def as_bound(attack: Attack) -> BoundAttack:
+    """Return a function of the form of an attack as an entry that the evaluation can run.
+
+    It runs as it is, under any threat. What its `name` attribute, else its Python name, says is
+    what it is called; the access that it states as an `access` attribute, else "gradient".
+    """
+    name = str(getattr(attack, "name", None) or getattr(attack, "__name__", type(attack).__name__))
+    facts = {"threats": (ThreatModel,), "access": getattr(attack, "access", "gradient")}
+    return Bound(Entry(name, attack, facts, ""), {}, name)
+
+
+def static_plan(attacks: Sequence[str | BoundAttack], threat: ThreatModel) -> list[BoundAttack]:
     """Return attacks on the bare model, as written but for `stop`.
 
     An image that just crosses the bare model's boundary says nothing of the defended one, so a
@@ -61,13 +93,13 @@ def static_plan(attacks: Sequence[str], threat: ThreatModel) -> list[BoundAttack
     for text in attacks:
         bound = _bind(text, threat)
         if settable(bound.entry.obj).get("stop") is bool and "stop" not in bound.arguments:
-            bound = ATTACKS.bind(_with(bound, {"stop": "False"}))
+            bound = _with(bound, {"stop": "False"})
         plan[bound.text] = bound
     return list(plan.values())
 
 
 def adaptive_plan(
-    model: nn.Module, attacks: Sequence[str], threat: ThreatModel
+    model: nn.Module, attacks: Sequence[str | BoundAttack], threat: ThreatModel
 ) -> list[BoundAttack]:
     """Return attacks on the whole model.
 
@@ -91,21 +123,24 @@ def adaptive_plan(
                 words["eot"] = str(max(1, EOT_PASSES // facts.passes))
                 words["momentum"] = str(MOMENTUM)
             words = {k: v for k, v in words.items() if k in takes and k not in bound.arguments}
-            adapted = ATTACKS.bind(_with(bound, words))
+            adapted = _with(bound, words)
             plan[adapted.text] = adapted
     return list(plan.values())
 
 
-def _bind(text: str, threat: ThreatModel) -> BoundAttack:
-    bound = ATTACKS.bind(text)
-    check_threat(bound.entry.name, threat)
+def _bind(attack: str | BoundAttack, threat: ThreatModel) -> BoundAttack:
+    bound = ATTACKS.bind(attack) if isinstance(attack, str) else attack
+    if bound.entry.name in ATTACKS:
+        check_threat(bound.entry.name, threat)
     return bound
 
 
-def _with(bound: BoundAttack, words: Mapping[str, str]) -> str:
-    """The text of an attack with more arguments."""
+def _with(bound: BoundAttack, words: Mapping[str, str]) -> BoundAttack:
+    """The attack with more arguments."""
+    if not words:
+        return bound
     new = ",".join(f"{k}={v}" for k, v in words.items())
-    return bound.text + (new and ("," if ":" in bound.text else ":") + new)
+    return ATTACKS.bind(bound.text + ("," if ":" in bound.text else ":") + new)
 
 
 def _only(objective: str, key: str) -> str:

@@ -115,9 +115,23 @@ def _worst_numbers(
         strict_answers, strict, _ = worst(group, lambda a: correct(a, y))
         numbers["strict"] = asdict(accuracy(strict_answers, strict))
     names = [f"{c.view} {c.attack}".strip() for c in group]
-    counts = np.bincount(chosen, minlength=len(group)).tolist()
+    counts = np.bincount(_finders(group, chosen), minlength=len(group)).tolist()
     numbers["worst_by"] = dict(zip(names, counts, strict=True))
     return numbers
+
+
+def _finders(group: Sequence[Candidate], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which candidate found what the chosen one shows: in a cascade it may have been carried."""
+    carried = np.stack([c.carried for c in group])
+    finders = chosen.copy()
+    for _ in group:
+        late = carried[finders, np.arange(len(finders))]
+        # The one before within the cascade of a view, or the clean image at its start.
+        previous = [
+            max(0, i - 1) if group[max(0, i - 1)].view == c.view else 0 for i, c in enumerate(group)
+        ]
+        finders = np.where(late, np.array(previous)[finders], finders)
+    return finders
 
 
 def _detection(

@@ -53,9 +53,8 @@ def test_a_view_gives_the_result_of_the_tensor_bit_for_bit(
     assert_equal(run(x, held_out), run(View(x), View(held_out)))
 
 
-def test_no_chunk_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_chunk_stays_in_memory() -> None:
     """What is kept of a chunk holds its own memory, not that of all the chunk's images."""
-    monkeypatch.setattr(candidates, "KEPT_IMAGES", 18)
     seen: list[Tensor] = []
     stored: list[dict[str, Any]] = []
 
@@ -66,8 +65,8 @@ def test_no_chunk_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     labels = torch.zeros(30, dtype=torch.int64)
     data = candidates.Chunks(View(blobs(30)), labels, 15)
-    bench = candidates.Bench(small_net(), data, Settings(chunk=15), Watching(None))
-    bench._candidate("clean", "", None, lambda x, y, _: seen.append(x) or x)
+    bench = candidates.Bench(small_net(), data, Settings(chunk=15, keep=18), Watching(None))
+    bench._candidate("clean", None, None, lambda x, y, _: seen.append(x) or x)
     assert [len(cell["images"]) for cell in stored] == [15, 3]
     for cell, x in zip(stored, seen, strict=True):
         assert torch.from_numpy(cell["images"]).data_ptr() != x.data_ptr()

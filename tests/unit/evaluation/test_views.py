@@ -102,13 +102,16 @@ def test_static_attacks_take_all_their_steps() -> None:
 
 
 def test_suites_and_lists_are_read() -> None:
-    assert expand("quick") == ("fgsm", "pgd:steps=10")
-    assert expand(["fgsm", "quick"]) == ("fgsm", "fgsm", "pgd:steps=10")
-    assert expand("pgd: steps=5") == ("pgd:steps=5",)
-    with pytest.raises(ValueError, match="unknown attack"):
-        expand("pdg")
+    def texts(attacks: Any) -> list[str]:
+        return [b.text for b in expand(attacks, Linf(0.1))[0]]
+
+    assert texts("quick") == ["fgsm", "pgd:steps=10"]
+    assert texts(["fgsm", "quick"]) == ["fgsm", "fgsm", "pgd:steps=10"]
+    assert texts("pgd: steps=5") == ["pgd:steps=5"]
+    with pytest.raises(ValueError, match="did you mean pgd"):
+        texts("pdg")
     with pytest.raises(ValueError, match="at least one"):
-        expand([])
+        texts([])
 
 
 def test_passes_are_counted(x: Tensor, y: Tensor) -> None:

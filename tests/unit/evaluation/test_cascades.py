@@ -1,0 +1,173 @@
+"""In a cascade later attacks see only what stands, and nothing of the verdict changes by it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redoubtable.attacks import ATTACKS, fgsm, pgd
+from redoubtable.evaluation import SUITES, Settings, Suite, evaluate
+from redoubtable.evaluation.plan import expand
+from redoubtable.threat import L0, L1, L2, THREATS, Linf
+from redoubtable.types import Images, Labels
+from tests.unit.evaluation.parts import Register, assert_equal, guard, hidden, quick
+
+ALL = (Linf, L2, L1, L0)
+
+
+@pytest.fixture
+def cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suite of three attacks of growing strength."""
+    lines = tuple((a, ALL) for a in ("fgsm:loss=margin", "seen", "pgd:loss=margin,steps=20"))
+    known = dict(SUITES) | {"steps": Suite(lines, True, "Three.")}
+    for place in ("plan", "suites"):
+        monkeypatch.setattr(f"redoubtable.evaluation.{place}.SUITES", known)
+
+
+@pytest.fixture
+def seen(register: Register) -> list[int]:
+    counts: list[int] = []
+
+    @register("seen")
+    def seen(model: nn.Module, x: Images, y: Labels, threat: Any, *, targets: Any = None) -> Images:
+        """Note how many images come, and do a little."""
+        counts.append(len(x))
+        return pgd(model, x, y, threat, steps=2)
+
+    return counts
+
+
+@pytest.mark.usefixtures("cascade")
+def test_later_attacks_see_what_stands(
+    net: nn.Module, x: Tensor, y: Tensor, seen: list[int]
+) -> None:
+    e = quick(net, x, y, Linf(0.06), "steps", settings=Settings(chunk=11))
+    assert e.record["cascade"]
+    with torch.no_grad():
+        standing = net(fgsm(net, x, y, Linf(0.06))).argmax(1) == y
+        standing &= net(x).argmax(1) == y
+    assert 0 < sum(seen) < 30
+    assert abs(sum(seen) - int(standing.sum())) <= 1  # the loss of the suite is another one
+    values = [r["accuracy"]["one_shot"]["value"] for r in e.record["rows"]]
+    assert values == sorted(values, reverse=True)
+    assert e.robust_accuracy == values[-1] < values[0] < e.clean_accuracy
+
+
+@pytest.mark.usefixtures("cascade", "seen")
+@pytest.mark.parametrize("threat", [Linf(0.06), L2(torch.linspace(0.1, 0.8, 30))], ids=str)
+def test_the_verdict_is_that_of_all_attacks_on_all_images(
+    net: nn.Module, x: Tensor, y: Tensor, threat: Any
+) -> None:
+    one = quick(net, x, y, threat, "steps", settings=Settings(chunk=11))
+    lines = [text for text, _ in expand_lines()]
+    other = quick(net, x, y, threat, lines, settings=Settings(chunk=11))
+    assert not other.record["cascade"]
+    # Each attack draws its starts for the images it sees: single borderline ones may differ.
+    assert abs(one.robust_accuracy - other.robust_accuracy) <= 1 / 30
+    assert sum(r["passes"]["forward"] for r in one.record["rows"]) < sum(
+        r["passes"]["forward"] for r in other.record["rows"]
+    )
+
+
+def expand_lines() -> Any:
+    from redoubtable.evaluation import plan
+
+    return plan.SUITES["steps"].lines
+
+
+@pytest.mark.usefixtures("cascade")
+def test_what_fell_is_carried_along_with_its_image(
+    net: nn.Module, x: Tensor, y: Tensor, seen: list[int]
+) -> None:
+    e = quick(net, x, y, Linf(0.06), "steps", settings=Settings(keep=30))
+    first, last = "adaptive/fgsm:loss=margin", "adaptive/pgd:loss=margin,steps=20"
+    fell = e.arrays[f"{first}/selection"][:, 0] != e.arrays["y"]
+    assert 0 < fell.sum() < 30
+    assert np.array_equal(e.images[first][fell], e.images[last][fell])
+    assert np.array_equal(e.arrays[f"{first}/distance"][fell], e.arrays[f"{last}/distance"][fell])
+    with torch.no_grad():
+        again = net(torch.from_numpy(e.images[last])).argmax(1).numpy()
+    assert np.array_equal(again, e.arrays[f"{last}/report"][:, 0])
+    by = e.record["robust"]["worst_by"]
+    wrong = int((e.arrays["clean/selection"][:, 0] != e.arrays["y"]).sum())
+    assert by["clean"] == wrong
+    assert by["adaptive fgsm:loss=margin"] == fell.sum() - wrong
+    assert sum(by.values()) == 30
+
+
+@pytest.mark.usefixtures("cascade")
+def test_a_random_model_has_no_cascade(x: Tensor, y: Tensor, seen: list[int]) -> None:
+    quick(hidden(), x, y, Linf(0.06), "steps", settings=Settings(draws=2))
+    assert seen == [30, 30]  # static and adaptive
+
+
+@pytest.mark.usefixtures("cascade", "seen")
+def test_a_cascade_resumes_with_nothing_counted_twice(
+    net: nn.Module, x: Tensor, y: Tensor, tmp_path: Any, register: Register
+) -> None:
+    whole = quick(net, x, y, Linf(0.06), "steps", settings=Settings(chunk=7), out=tmp_path)
+    for cell in sorted((tmp_path / "journal").glob("*.cell"))[::3]:
+        cell.unlink()
+    assert_equal(
+        whole, quick(net, x, y, Linf(0.06), "steps", settings=Settings(chunk=7), out=tmp_path)
+    )
+
+
+@pytest.mark.usefixtures("cascade", "seen")
+def test_curve_checks_and_rates_of_a_cascade(x: Tensor, y: Tensor) -> None:
+    e = evaluate(
+        guard(), x, y, Linf(0.05), "steps", curve=(0.5, 1.0), held_out=x.flip(3),
+        settings=Settings(draws=2),
+    )  # fmt: skip
+    heights = [p["adaptive"]["value"] for p in e.record["curve"]]
+    assert heights == sorted(heights, reverse=True)
+    assert len(e.record["rates"]) == 2
+    assert {f["check"] for f in e.record["findings"]} >= {"more_steps", "unbounded"}
+
+
+def test_a_function_is_run_as_an_attack(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    def mine(model: nn.Module, x: Images, y: Labels, threat: Any) -> Images:
+        return threat.project(x + 1.0, x)
+
+    e = quick(net, x, y, Linf(0.06), [mine, "fgsm:loss=margin"])
+    assert [r["attack"] for r in e.record["rows"]] == ["mine", "fgsm:loss=margin"]
+    assert e.record["rows"][0]["distance"]["max"] == pytest.approx(0.06, rel=1e-4)
+    with pytest.raises(ValueError, match="illegal"):
+        quick(net, x, y, Linf(0.06), lambda model, x, y, threat: (x + 0.2).clamp(0, 1))
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_can_be_run(name: str) -> None:
+    suite = SUITES[name]
+    kinds = [kind for kind in THREATS.values() if suite.under(kind(4.0))]
+    assert kinds
+    for kind in kinds:
+        bounds, _ = expand(name, kind(4.0))
+        assert [b.entry.name for b in bounds] == [
+            t.partition(":")[0] for t in suite.under(kind(4.0))
+        ]
+        assert all(b.entry.name in ATTACKS for b in bounds)
+    for kind in set(THREATS.values()) - set(kinds):
+        with pytest.raises(ValueError, match=f"no attack under {kind.name}"):
+            expand(name, kind(4.0))
+
+
+def test_rounding_keeps_images_legal_and_8_bit(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    whole = (x * 255).round() / 255
+    for threat in (Linf(0.05), L2(0.4), L1(3.0), L0(5)):
+        for clean in (whole, x):
+            e = quick(net, clean, y, threat, "pgd:steps=5",
+                      settings=Settings(eight_bit=True, keep=30))  # fmt: skip
+            name = next(k for k in e.images if k.startswith("adaptive"))
+            x_adv = torch.from_numpy(e.images[name])
+            steps = x_adv * 255
+            kept = x_adv == clean
+            assert ((steps - steps.round()).abs()[~kept] < 1e-3).all()
+            assert threat.contains(x_adv, clean).all()
+            assert not kept.all()
+    free = quick(net, whole, y, Linf(0.05), "pgd:steps=5", settings=Settings(keep=30))
+    name = next(k for k in free.images if k.startswith("adaptive"))
+    steps = torch.from_numpy(free.images[name]) * 255
+    assert ((steps - steps.round()).abs() > 0.01).any()
