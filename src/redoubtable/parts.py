@@ -7,7 +7,8 @@ out. Everything else in the package asks `facts_of(model)` and never a defense's
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -80,6 +81,17 @@ def facts_of(model: nn.Module) -> Facts:
         abstains=any(f.abstains for f in parts),
         passes=passes,
     )
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model into eval mode for a block, and every submodule back as it was after it."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def bare(model: nn.Module, takes: Callable[[Part], bool] = lambda part: True) -> nn.Module:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from redoubtable.defenses import Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting
-from redoubtable.parts import PLAIN, Facts, Part, bare, facts_of, parts_of
+from redoubtable.parts import PLAIN, Facts, Part, bare, facts_of, in_eval_mode, parts_of
 from tests.networks import RandomScale, blobs, facts, small_net
 
 
@@ -132,3 +132,29 @@ def test_other_preprocessing_stays_in_the_bare_model() -> None:
 
 def test_a_part_asks_for_no_special_objective_by_default() -> None:
     assert Subsample().objectives() == ()
+
+
+def test_eval_mode_ends_with_the_block_and_modes_come_back_also_after_an_error() -> None:
+    net = small_net()
+    net.train()
+    net.bn1.eval()
+    modes = {name: m.training for name, m in net.named_modules()}
+    assert len(set(modes.values())) == 2
+    with in_eval_mode(net) as same:
+        assert same is net
+        assert not any(m.training for m in net.modules())
+    assert {name: m.training for name, m in net.named_modules()} == modes
+    with pytest.raises(ZeroDivisionError), in_eval_mode(net), in_eval_mode(net.bn1):
+        raise ZeroDivisionError
+    assert {name: m.training for name, m in net.named_modules()} == modes
+
+
+def test_modes_come_back_of_a_model_that_breaks_half_way_into_eval_mode() -> None:
+    class Refuses(nn.Module):
+        def train(self, mode: bool = True) -> nn.Module:
+            raise RuntimeError("refused")
+
+    net = nn.Sequential(nn.Dropout(), Refuses())
+    with pytest.raises(RuntimeError, match="refused"), in_eval_mode(net):
+        pass
+    assert all(m.training for m in net.modules())

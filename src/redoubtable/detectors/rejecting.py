@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from redoubtable.detectors.scores import Score
 from redoubtable.detectors.thresholds import Threshold, by_accuracy_loss, by_false_positives
-from redoubtable.parts import Facts, Part
+from redoubtable.parts import Facts, Part, in_eval_mode
 from redoubtable.types import (
     Images,
     Labels,
@@ -136,20 +136,13 @@ def _measure(
 ) -> tuple[Tensor, Tensor]:
     """(N,) scores, and (N,) whether the answers are right, of clean images."""
     scores, correct = [], []
-    modes = [(m, m.training) for part in (model, score) for m in part.modules()]
-    try:
-        model.eval()
-        score.eval()
-        with torch.no_grad():
-            for start in range(0, len(x), batch_size):
-                images, labels = _batch(x, start, batch_size), y[start : start + batch_size]
-                there = images.to(next((p.device for p in model.parameters()), images.device))
-                logits = model(there)
-                scores.append(score(there, logits.log_softmax(1)).cpu())
-                correct.append(logits.argmax(1).cpu() == labels.cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with in_eval_mode(model), in_eval_mode(score), torch.no_grad():
+        for start in range(0, len(x), batch_size):
+            images, labels = _batch(x, start, batch_size), y[start : start + batch_size]
+            there = images.to(next((p.device for p in model.parameters()), images.device))
+            logits = model(there)
+            scores.append(score(there, logits.log_softmax(1)).cpu())
+            correct.append(logits.argmax(1).cpu() == labels.cpu())
     return torch.cat(scores), torch.cat(correct)
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from redoubtable.gradients import input_gradient
 from redoubtable.losses import Objective, cross_entropy
+from redoubtable.parts import in_eval_mode
 from redoubtable.threat import ThreatModel, parse_threat
 from redoubtable.training.processes import unwrapped
-from redoubtable.training.recipes import RECIPES, Recipe, check_smoothing, evaluating
+from redoubtable.training.recipes import RECIPES, Recipe, check_smoothing
 from redoubtable.types import Images, Labels
 
 _TRADES_NOISE = 0.001
@@ -48,7 +49,7 @@ def pgd(
         def objective(logits: Tensor, index: Tensor) -> Tensor:
             return cross_entropy(logits.float(), y[index])
 
-        with evaluating(unwrapped(model)) as network:
+        with in_eval_mode(unwrapped(model)) as network:
             x_adv = _climb(network, x, ball.sample(x), objective, ball, steps, size)
         return F.cross_entropy(model(x_adv).float(), y, label_smoothing=smoothing)
 
@@ -169,7 +170,7 @@ def trades(
     size = _step_size(ball, steps, step_size)
 
     def loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
-        with evaluating(unwrapped(model)) as network:
+        with in_eval_mode(unwrapped(model)) as network:
             # Not under no_grad: until 2.10 torch keeps the cast weights of autocast as it finds
             # them, and the passes below would train nothing but what is not cast.
             answer = network(x).detach().float()

@@ -1,7 +1,6 @@
 """What a network is trained to do: losses of a batch, by name."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -110,15 +109,3 @@ def check_smoothing(smoothing: float) -> None:
     """
     if isinstance(smoothing, bool) or not 0 <= smoothing < 1:
         raise ValueError(f"`smoothing` must lie in [0, 1), got {smoothing!r}")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode within a block, then every submodule as it was."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from redoubtable.attacks import ATTACKS, check_threat
 from redoubtable.data import ImageSet, open_mapped, to_unit
 from redoubtable.files import digest_code, digest_model, make_folder, read_json, write_json
+from redoubtable.parts import in_eval_mode
 from redoubtable.registry import Bound
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
-from redoubtable.training.recipes import evaluating
 from redoubtable.training.run import check_fit
 from redoubtable.types import Images, Labels
 
@@ -91,7 +91,7 @@ def store(
     check_threat(bound.entry.name, threat)
     if label not in get_args(Label):
         raise ValueError(f"`label` must be one of {', '.join(get_args(Label))}, got {label!r}")
-    with evaluating(model):
+    with in_eval_mode(model):
         check_fit(model, data, _device(model))
     folder = make_folder(Path(out))
     about: dict[str, Any] = {
@@ -118,7 +118,7 @@ def store(
     if _is_whole(folder, about):
         return read_stored(folder)
     done, right = _begin(folder, about, data)
-    with evaluating(model):
+    with in_eval_mode(model):
         right = _attack_all(model, data, bound, threat, label, seed, folder, done, right, progress)
     n = len(data)
     accuracy = {"n": n, "clean": right[0] / n, "stored": right[1] / n}
