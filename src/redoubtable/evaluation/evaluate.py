@@ -1,0 +1,375 @@
+"""Measure how robust a model is: static and adaptive, with intervals, and with its own doubts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from redoubtable.detectors import Rejecting, by_false_positives
+from redoubtable.evaluation import checks, summary
+from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.cascade import attack_all
+from redoubtable.evaluation.chunks import Chunks, batches, outline, read
+from redoubtable.evaluation.environment import environment
+from redoubtable.evaluation.journal import Journal
+from redoubtable.evaluation.outcomes import defended
+from redoubtable.evaluation.plan import BoundAttack, Choice, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.progress import Ticker, ticking
+from redoubtable.parts import facts_of, in_eval_mode, parts_of
+from redoubtable.seeding import seeded
+from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
+
+SCHEMA = 1
+CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)
+"""Multiples of eps at which accuracy against eps is measured."""
+CURVE_IMAGES = 100
+RATES = (0.01, 0.05)
+"""False positive rates at which an abstaining model is attacked again."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        record: everything but the images, ready for JSON; the schema is in docs/record.md.
+        arrays: per example and attack: answers, distances, suspicion.
+        images: clean images and, per attack, adversarial ones, of the first examples.
+    """
+
+    record: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    images: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Expected accuracy of one answer to a clean image; a rejection is an error."""
+        return float(self.record["clean"]["accuracy"]["one_shot"]["value"])
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Expected accuracy of one answer under the worst attack per example, of all that ran.
+
+        A rejection counts as defended.
+        """
+        return float(self.record["robust"]["accuracy"]["one_shot"]["value"])
+
+    @property
+    def static_accuracy(self) -> float:
+        """The same under the attacks that saw the bare model only."""
+        return float(self.record["static"]["accuracy"]["one_shot"]["value"])
+
+    @property
+    def under(self) -> Mapping[str, float]:
+        """Accuracy by adaptive attack: by its text, and by its name for the strongest so named."""
+        rows = [r for r in self.record["rows"] if r["view"] == "adaptive"]
+        by_text = {r["attack"]: r["accuracy"]["one_shot"]["value"] for r in rows}
+        by_name: dict[str, float] = {}
+        for text, value in by_text.items():
+            name = text.partition(":")[0]
+            by_name[name] = min(value, by_name.get(name, 1.0))
+        return {**by_name, **by_text}
+
+
+def evaluate(
+    model: nn.Module,
+    x: LazyImages,
+    y: Labels,
+    threat: ThreatModel,
+    attacks: Choice | Sequence[Choice] = "adaptive",
+    *,
+    seed: int = 0,
+    settings: Settings | None = None,
+    held_out: LazyImages | None = None,
+    curve: Sequence[float] = CURVE,
+    check: bool = True,
+    out: Path | str | None = None,
+    name: str = "model",
+    data: str = "unnamed",
+    command: str | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Attack a model without and with knowledge of its defense, and report both.
+
+    Static attacks see the bare model, adaptive ones all of it, its randomness and its rejection
+    included. Each attack's images are looked at again by the true model on fresh draws: the worst
+    attack of each example is chosen on one set of draws and reported on another. The same seed
+    gives the same result, bit for bit.
+
+    Args:
+        model: maps (N, C, H, W) in [0, 1] to (N, K) logits, or (N, K + 1) if it may abstain.
+        x: clean images: a tensor, or a view that reads them when they are asked for, of which no
+            more than a chunk (or the images of a check) is in memory at a time.
+        y: (N,) labels.
+        threat: what the attacker may change.
+        attacks: a suite ("adaptive", "standard"), an attack, a function of the form of an attack,
+            or several of these.
+        seed: of every attack and every draw.
+        settings: draws, chunk, batch size and precision; its seed is replaced by `seed`.
+        held_out: clean images, likewise, that neither training nor `x` has; with them a model that
+            abstains is also attacked at thresholds of 1% and 5% false positives.
+        curve: multiples of eps for accuracy against eps; empty for none.
+        check: run the checks that doubt the result.
+        out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
+        name: what the model is called in the record.
+        data: what the images are called in the record.
+        command: what a stranger would type to get the record, if there is such a thing.
+        progress: show a progress bar.
+
+    Returns:
+        The record, per-example arrays and the first images.
+
+    Raises:
+        TypeError: images or labels have the wrong type.
+        ValueError: images are illegal, labels are outside the classes, an attack is unknown or
+            does not support the threat, or an attack returned illegal images.
+    """
+    settings = replace(settings or Settings(), seed=seed)
+    y = y.detach().cpu()
+    check_lazy(x)
+    whole = outline(x)
+    _check_radius(threat, whole)
+    facts = facts_of(model)
+    if facts.batch_dependent:
+        raise ValueError(
+            "batch-dependent models have no protocol yet: their verdicts would depend "
+            "on how the images are batched"
+        )
+    chosen, cascade = expand(attacks, threat)
+    plans = Plans(
+        static_plan(chosen, threat) if parts_of(model) else [],
+        adaptive_plan(model, chosen, threat),
+        cascade,
+    )
+    with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
+        classes = _classes(model, x, y, facts.abstains)
+        journal = Journal(Path(out) / "journal" if out else None)
+        bench = Bench(model, Chunks(x, y, settings.chunk), settings, journal, ticker.tick)
+        scores = _scores(bench, held_out)
+        _expect(ticker, bench, plans, curve, check, scores is not None)
+        clean = bench.clean()
+        start = clean if cascade else None
+        candidates = [clean]
+        candidates += attack_all(bench, "static", plans.static, threat, classes, start)
+        candidates += attack_all(bench, "adaptive", plans.adaptive, threat, classes, start)
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "kind": "evaluation",
+            "name": name,
+            "command": command,
+            "threat": str(threat),
+            "attacks": [b.text for b in chosen],
+            "cascade": cascade,
+            "settings": {**settings.__dict__, "draws": bench.draws},
+            "model": summary.describe(model, bench.digest, classes),
+            "data": {"name": data, "n": len(x), "shape": list(x.shape[1:])},
+            **summary.summarise(candidates, y.numpy(), classes, facts.abstains),
+        }
+        if not plans.static:
+            record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
+        if curve:
+            record["curve"] = _curve(bench, plans, threat, curve, classes)
+        if facts.abstains and held_out is not None:
+            record["rates"] = _at_rates(bench, plans, threat, scores, classes)
+        record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
+        record["environment"] = environment(bench.device)
+    result = Evaluation(record, _arrays(candidates, y, threat.radius(whole)), _images(candidates))
+    if out:
+        summary.save(Path(out), result.record, result.arrays, result.images)
+    return result
+
+
+def _check_radius(threat: ThreatModel, x: Images) -> None:
+    """Refuse radii that are not one per image, not finite, or beyond any image."""
+    largest = threat.radius(x).max().item()
+    if not math.isfinite(largest):
+        raise ValueError(
+            "a robust accuracy needs a finite `eps`; inf is for attacks that look for "
+            "the smallest change"
+        )
+    if largest > threat.diameter(x):
+        raise ValueError(
+            f"{threat} allows any image in [0, 1] (distances end at "
+            f"{threat.diameter(x):g}); did you mean {threat.name}:{largest:g}/255?"
+        )
+
+
+VIEWS: tuple[Literal["static"], Literal["adaptive"]] = ("static", "adaptive")
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What is run.
+
+    Attributes:
+        static: attacks on the bare model; none where there is no defense.
+        adaptive: attacks on the whole model.
+        cascade: whether each sees only what stands after those before it.
+    """
+
+    static: list[BoundAttack]
+    adaptive: list[BoundAttack]
+    cascade: bool
+
+
+def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
+    """How many classes the model has; also sees that it takes the images and the labels fit."""
+    one = read(x, slice(0, 1))
+    device = next((p.device for p in model.parameters()), one.device)
+    try:
+        with torch.no_grad(), seeded("classes"):
+            out = model(one.clone().to(device))
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"the model does not take images of shape {tuple(x.shape[1:])}: {first}; "
+            "use the data that it was trained for"
+        ) from None
+    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != 1:
+        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ValueError(f"the model must give (N, K) logits, got {got} for one image")
+    classes = out.shape[1] - abstains
+    check_labels(y, len(x), classes)
+    return classes
+
+
+def _expect(
+    ticker: Ticker, bench: Bench, plans: Plans, curve: Sequence[float], check: bool, rates: bool
+) -> None:
+    """Tell the progress bar how many chunks are to come."""
+    static, adaptive = len(plans.static), len(plans.adaptive)
+    total = (1 + static + adaptive) * len(bench.data.starts)
+    total += len(curve) * (static + adaptive)
+    total += len(RATES) * (adaptive + 1) * len(bench.data.starts) if rates else 0
+    total += (3 if bench.facts.stochastic else 2) * adaptive if check else 0
+    ticker.expect(total)
+
+
+def _curve(
+    bench: Bench, plans: Plans, threat: ThreatModel, factors: Sequence[float], classes: int
+) -> list[dict[str, Any]]:
+    """Accuracy against eps on the first images, worst attack per example.
+
+    What is legal at a small eps is so at a larger one, so an example's worst candidate is sought
+    among those of all smaller eps too; what rise is left is the noise of a random model's draws.
+    """
+    few = checks.part_of(bench, CURVE_IMAGES)
+    clean, y = few.clean(), few.data.y.numpy()
+    points = [summary.point(0.0, [clean], [clean], y, classes)]
+    seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
+    for ball in _radii(threat, factors):
+        for view in VIEWS:
+            before = seen[view][-1] if plans.cascade else None
+            seen[view] += attack_all(few, view, getattr(plans, view), ball, classes, before)
+        static = seen["static"] if plans.static else seen["adaptive"]
+        points.append(summary.point(float(ball.eps), static, seen["adaptive"], y, classes))
+    return points
+
+
+def _radii(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:
+    """The threats of a curve, ascending; counts of pixels are rounded."""
+    if isinstance(threat.eps, torch.Tensor):
+        return []
+    whole = threat.name == "L0"
+    radii = sorted({round(threat.eps * f) if whole else threat.eps * f for f in factors})
+    return [replace(threat, eps=float(r)) for r in radii if r > 0]
+
+
+def _scores(bench: Bench, held_out: LazyImages | None) -> torch.Tensor | None:
+    """(N,) scores of held-out images, read batch by batch; none where nothing is rejected by them.
+
+    Before any attack: images that can't be used are refused at once and not after hours.
+    """
+    if held_out is None or not isinstance(bench.model, Rejecting):
+        return None
+    check_lazy(held_out, "held_out")
+    size = max(1, bench.settings.batch_size // bench.facts.passes)
+    scores = []
+    with seeded("held out", bench.settings.seed):
+        for _, images in batches(held_out, size, "held_out"):
+            scores.append(bench.model.scores(images.to(bench.device), size))
+    return torch.cat(scores)
+
+
+def _at_rates(
+    bench: Bench,
+    plans: Plans,
+    threat: ThreatModel,
+    scores: torch.Tensor | None,
+    classes: int,
+) -> list[dict[str, Any]]:
+    """The guard at thresholds of fixed false positive rates, attacked anew at each."""
+    if scores is None or not isinstance(bench.model, Rejecting):
+        return []
+    points = []
+    for rate in RATES:
+        threshold = by_false_positives(scores, rate)
+        guard = bench.model.at(threshold)
+        again = Bench(guard, bench.data, bench.settings, bench.journal, bench.tick)
+        clean = again.clean()
+        start = clean if plans.cascade else None
+        found = [clean, *attack_all(again, "adaptive", plans.adaptive, threat, classes, start)]
+        points.append(
+            {"rate": rate, "threshold": threshold.value, "held_out": threshold.n}
+            | summary.summarise(found, bench.data.y.numpy(), classes, True)
+        )
+    return points
+
+
+def _findings(
+    bench: Bench,
+    plans: Plans,
+    candidates: Sequence[Candidate],
+    threat: ThreatModel,
+    classes: int,
+) -> list[dict[str, Any]]:
+    """Every check, in the order in which a reader would doubt."""
+    adaptive = plans.adaptive
+    # Of a cascade the later attacks have not seen all examples: the first stands for the effort.
+    first = checks.strongest(adaptive)[:1] if plans.cascade else adaptive
+    known = [c for c in candidates if c.view == "adaptive"]
+    found = [
+        checks.check_randomness(bench),
+        checks.check_gradients(bench, adaptive),
+        checks.check_more_steps(bench, first, known, threat, classes),
+        checks.check_more_draws(bench, first, known, threat, classes),
+        checks.check_unbounded(bench, first, threat, classes),
+    ]
+    if plans.static:
+        y = bench.data.y.numpy()
+        shares = [
+            summary.worst(
+                [c for c in candidates if c.view in ("clean", view)],
+                lambda a: defended(a, y, classes),
+            )[1].mean(1)
+            for view in ("static", "adaptive")
+        ]
+        found.append(checks.check_adaptive_is_stronger(*shares))
+    return [f.as_dict() for f in found]
+
+
+def _arrays(
+    candidates: Sequence[Candidate], y: Labels, radius: torch.Tensor
+) -> dict[str, NDArray[Any]]:
+    """Per-example results by candidate."""
+    arrays: dict[str, NDArray[Any]] = {"y": y.numpy(), "eps": radius.cpu().numpy()}
+    for c in candidates:
+        prefix = f"{c.view}/{c.attack}" if c.attack else c.view
+        arrays[f"{prefix}/selection"] = c.selection
+        arrays[f"{prefix}/report"] = c.report
+        arrays[f"{prefix}/distance"] = c.distance
+        if c.suspicion.size:
+            arrays[f"{prefix}/suspicion"] = c.suspicion
+    return arrays
+
+
+def _images(candidates: Sequence[Candidate]) -> dict[str, NDArray[np.float32]]:
+    """The first images, clean and by attack."""
+    return {f"{c.view}/{c.attack}" if c.attack else c.view: c.images for c in candidates}
