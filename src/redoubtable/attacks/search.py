@@ -29,6 +29,12 @@ class Search:
         success: what candidates are ranked by.
         stop: let finished examples leave.
         batch_size: images in one pass.
+
+    Attributes:
+        best: (N, C, H, W) the strongest images so far.
+        value: (N,) their strength.
+        finished: (N,) which examples need no more work.
+        stops: whether examples finish at all.
     """
 
     def __init__(
@@ -52,7 +58,7 @@ class Search:
         self.finished = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self._exact = exact_model(model)
         self._confirms = self._exact is not model
-        self._stops = stop and not (facts.stochastic or facts.batch_dependent)
+        self.stops = stop and not (facts.stochastic or facts.batch_dependent)
         self._rank = aim(success, y, targets)
 
     @property
@@ -72,7 +78,7 @@ class Search:
             (M,) which of the examples are still open.
         """
         value = self._rank(logits, index).to(self.value)
-        if self._confirms and self._stops:
+        if self._confirms and self.stops:
             # What the copy takes for a success counts with the value that the exact model gives it.
             claimed = (value > 0).nonzero().squeeze(1)
             if len(claimed):
@@ -81,7 +87,7 @@ class Search:
         better = value > self.value[index]
         self.best[index[better]] = candidates[better]
         self.value[index[better]] = value[better]
-        if self._stops:
+        if self.stops:
             self.finished[index[better & (value > 0)]] = True
         return ~self.finished[index]
 
