@@ -135,6 +135,38 @@ def test_mcnemar_by_hand(left: int, right: int, p: float) -> None:
         assert mcnemar(b, a) == pytest.approx(p)
 
 
+def tail(k: int, n: int) -> float:
+    """Probability of k heads or more in n throws."""
+    return sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 5))
+def test_mcnemar_in_one_direction_is_exact(left: int, right: int, both: int) -> None:
+    a, b = paired(both, left, right, 3)
+    differ = left + right
+    more, fewer = mcnemar(a, b, "greater"), mcnemar(a, b, "less")
+    assert more == pytest.approx(tail(left, differ))
+    assert fewer == pytest.approx(tail(right, differ))
+    assert fewer == mcnemar(b, a, "greater")
+    if differ:
+        test = stats.binomtest(left, differ, 0.5, alternative="greater")
+        assert more == pytest.approx(test.pvalue)
+    if left == right:  # a tie speaks for neither
+        assert more > 0.5 < fewer
+
+
+@pytest.mark.parametrize("differ", [1, 5, 6, 9, 40])
+def test_both_directions_at_two_and_a_half_percent_raise_few_false_alarms(differ: int) -> None:
+    """Of two equally good models, over every way in which the examples can differ."""
+    alarms = 0.0
+    for left in range(differ + 1):
+        a, b = paired(0, left, differ - left, 0)
+        ps = mcnemar(a, b, "greater"), mcnemar(a, b, "less")
+        alarms += (min(ps) < 0.025) * math.comb(differ, left) / 2**differ
+    assert alarms <= 0.05
+    assert alarms > 0 or differ < 6
+
+
 def test_mcnemar_refuses_outcomes_of_other_lengths() -> None:
     with pytest.raises(ValueError, match="paired"):
         mcnemar([1, 0], [1])

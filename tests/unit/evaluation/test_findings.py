@@ -1,5 +1,6 @@
 """The checks that doubt a robust accuracy find what they are there for."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -176,19 +177,16 @@ class Bright(nn.Module):
     ("late", "lucky", "verdict"),
     [
         (range(0, 150, 23), (), "fail"),  # 5 of the first 100, 6 of the first 133
-        (range(0, 150, 45), (), "pass"),  # 3 of 133 may be chance
-        (
-            range(0, 150, 23),
-            range(1, 150, 23),
-            "pass",
-        ),  # as many rise as fall: another try, no more
+        (range(0, 150, 28), (), "pass"),  # 5 of 133, more than 2%, may be chance at 2.5%
+        # As many rise as fall: another try, no more.
+        (range(0, 150, 23), range(1, 150, 23), "pass"),
         ((), range(0, 150, 23), "fail"),  # more steps help the defender
     ],
 )
 def test_a_few_images_that_fall_later_are_enough(
     register: Register, late: Any, lucky: Any, verdict: str
 ) -> None:
-    """Six changes in one direction are significant at 5% one by one, five of 100 were not."""
+    """Six changes in one direction are significant at 2.5%: 1/64; five are not: 1/32."""
 
     @register("late", access="score")
     def late_attack(
@@ -220,8 +218,10 @@ def test_a_few_images_that_fall_later_are_enough(
     assert finding["evidence"]["steps_x3"] - finding["evidence"]["steps_x1"] == pytest.approx(
         (rise - fall) / 133
     )
-    if not (fall and rise):
-        assert finding["evidence"]["p"] == pytest.approx(0.5 ** (fall + rise))
+    tied = 0.5 + math.comb(12, 6) / 2**13  # six heads or more in twelve throws
+    expected = tied if fall and rise else 0.5 ** (fall + rise)
+    assert finding["evidence"]["p"] == pytest.approx(expected)
+    assert "level 2.5%" in finding["says"]
 
 
 def test_an_attack_that_starts_from_few_steps_has_not_converged(x: Tensor) -> None:
