@@ -18,6 +18,8 @@ CASES = [
     for kind in entry.facts["threats"]
 ]
 REDUCED: dict[str, dict[str, Any]] = {
+    "carlini_wagner": {"steps": 50, "const": 1.0, "search_steps": 5},  # rounds of 1,000 steps
+    "one_pixel": {"population": 40, "steps": 20},
     "sparse_rs": {"queries": 400},  # the schedules of both are scaled to it
     "square": {"queries": 600},
 }
@@ -38,7 +40,7 @@ def run(
 ) -> Tensor:
     """Run an attack under a fixed random state, cheaply where it says how."""
     takes = settable(entry.obj)
-    cheap = {"steps": 4, "queries": 30, "restarts": 2}
+    cheap = {"steps": 4, "queries": 30, "restarts": 2, "population": 20}
     given = {k: v for k, v in cheap.items() if k in takes} | arguments
     with seeded("contract", seed):
         return entry.obj(model, x, y, threat, **given)
