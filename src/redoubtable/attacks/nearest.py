@@ -29,6 +29,7 @@ class Nearest:
         threat: what is near, and how far an image may be.
         eot: random draws that an answer is averaged over.
         batch_size: images in one pass.
+        confidence: what the margin must exceed.
 
     Attributes:
         distance: (N,) of the nearest success; infinite where there is none.
@@ -44,10 +45,11 @@ class Nearest:
         threat: ThreatModel,
         eot: int = 1,
         batch_size: int | None = None,
+        confidence: float = 0.0,
     ) -> None:
         check_losses(facts_of(model).abstains, success=success)
         self.model, self.x, self.threat = model, x.detach(), threat
-        self.eot, self.batch_size = eot, batch_size
+        self.eot, self.batch_size, self.confidence = eot, batch_size, confidence
         self.best = self.x.clone()
         self.distance = x.new_full((len(x),), torch.inf)
         self._rank = aim(success, y, targets)
@@ -72,7 +74,7 @@ class Nearest:
         Returns:
             (M,) which of them succeed.
         """
-        won = self._rank(logits, index) > 0
+        won = self._rank(logits, index) > self.confidence
         far = self.threat.select(index).distance(self.x[index], candidates)
         nearer = won & (far < self.distance[index])
         self.best[index[nearer]] = candidates[nearer]
@@ -92,7 +94,8 @@ class Nearest:
             self._confirm()
         missing = self.x if otherwise is None else otherwise
         images = torch.where(self.found.view(-1, 1, 1, 1), self.best, missing)
-        legal = self.threat.contains(images, self.x)
+        # Not `contains`: what it forgives as rounding can be all the way to a near boundary.
+        legal = self.threat.distance(self.x, images) <= self.threat.radius(self.x)
         return torch.where(legal.view(-1, 1, 1, 1), images, self.threat.project(images, self.x))
 
     def _confirm(self) -> None:
@@ -104,7 +107,7 @@ class Nearest:
             clean = self.x[left]
             images = (clean + factor * (self.best[left] - clean)).clamp(0, 1)
             logits = mean_logits(exact, images, eot=self.eot, batch_size=self.batch_size)
-            won = self._rank(logits, left) > 0
+            won = self._rank(logits, left) > self.confidence
             self.best[left[won]] = images[won]
             self.distance[left[won]] = self.threat.select(left[won]).distance(
                 clean[won], images[won]

@@ -1,10 +1,12 @@
 """The other classes that an image could be taken for, each an objective of its own."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from redoubtable.attacks.search import Search
-from redoubtable.losses import Objective
+from redoubtable.losses import Objective, aim
 from redoubtable.types import Labels, Logits, Loss
 
 
@@ -64,3 +66,38 @@ def aims(search: Search, count: int, eot: int, abstains: bool) -> list[Labels]:
     if search.targets is not None:
         return [search.targets]
     return list(rivals_of(search.look(search.x, eot), search.y, count, abstains).unbind(1))
+
+
+def leads_of(
+    logits: Logits,
+    y: Labels,
+    targets: Labels | None,
+    success: Loss,
+    count: int | None,
+    abstains: bool,
+) -> list[Objective]:
+    """Return what is 0 on the boundaries that an example may cross, and positive behind them.
+
+    Towards targets there is one boundary, to the strongest other class; else one to each rival.
+
+    Args:
+        logits: (N, K) answers to the clean images.
+        y: (N,) true labels.
+        targets: (N,) classes to be taken for, or None.
+        success: a margin.
+        count: how many rivals; None for all.
+        abstains: whether the model has a rejection.
+    """
+    if targets is not None:
+        return [aim(success, y, targets)]
+    rivals = rivals_of(logits, y, count, abstains)
+    return [duel(success, y, one, abstains) for one in rivals.unbind(1)]
+
+
+def of_examples(leads: Sequence[Objective], index: Tensor) -> list[Objective]:
+    """Return the objectives for a batch of the examples `index`: (M,)."""
+
+    def chosen(lead: Objective) -> Objective:
+        return lambda logits, i: lead(logits, index[i])
+
+    return [chosen(lead) for lead in leads]
