@@ -1,18 +1,30 @@
-"""Files that are either whole or not there: atomic writes, sealed contents, digests."""
+"""Files that are either whole or not there: atomic writes, sealed contents, locks, digests."""
 
+import errno
 import hashlib
 import inspect
 import json
 import os
+import platform
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+try:
+    import fcntl
+except ImportError:  # a platform without it
+    fcntl = None  # type: ignore[assignment]
+
 _SEAL = b"redoubtable-sealed-1\n"
+_LOCK = ".lock"
+_HELD: dict[Path, str] = {}
+"""Folders that this process holds: its own second lock the system would grant, and then drop."""
 _MODULE = frozenset(vars(nn.Module()))
 """What every module has: hooks and flags, some of them named by where they lie in memory."""
 _PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
@@ -33,6 +45,75 @@ def make_folder(folder: Path) -> Path:
             f"cannot write to the folder {folder} ({error.strerror or error}); choose another --out"
         ) from None
     return folder
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder within a block, so that no second process works in it.
+
+    An advisory lock on a file `.lock` in it, which the system takes back when the process ends,
+    however it ends; a file that a kill left behind holds nothing. Where the platform or the file
+    system has no such locks, nothing is held.
+
+    Args:
+        folder: made if need be.
+        doing: what is done in it, for whoever comes second: "training".
+
+    Raises:
+        ValueError: another process holds it, or another block in this one.
+    """
+    path = make_folder(folder).resolve() / _LOCK
+    mine = f"the {doing} of process {os.getpid()} on {platform.node()}"
+    if path.parent in _HELD:
+        raise _is_held(path.parent, _HELD[path.parent])
+    handle = _lock(path, mine)
+    _HELD[path.parent] = mine
+    try:
+        yield
+    finally:
+        del _HELD[path.parent]
+        if handle is not None:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _lock(path: Path, mine: str) -> int | None:
+    """Return the open file that holds the lock and says whose it is; None where are no locks."""
+    while fcntl is not None:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ValueError(f"cannot write to {path} ({error.strerror})") from None
+        try:
+            # Of the process, not of the open file: workers that outlive a kill must not hold it.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 200).decode(errors="replace")
+            os.close(handle)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise _is_held(path.parent, holder or "another process") from None
+            path.unlink(missing_ok=True)
+            return None
+        if _is_at(path, handle):
+            with suppress(OSError):  # a full disk keeps nobody from holding it
+                os.truncate(handle, 0)
+                os.write(handle, mine.encode())
+            return handle
+        os.close(handle)  # whoever held it has taken the file away since: it locks nothing
+    return None
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether an open file is the one that stands there."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), path.stat())
+    return False
+
+
+def _is_held(folder: Path, holder: str) -> ValueError:
+    return ValueError(
+        f"{folder} is in use by {holder}; wait until that has ended, or choose another --out"
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:

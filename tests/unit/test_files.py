@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import math
 import os
 import subprocess
@@ -15,6 +16,7 @@ from redoubtable import files
 from redoubtable.files import (
     digest_model,
     digest_tensors,
+    locked,
     make_folder,
     read_json,
     read_sealed,
@@ -188,6 +190,105 @@ def test_folders_without_permission_are_named(tmp_path: Path) -> None:
 def test_making_a_folder_leaves_nothing_in_it(tmp_path: Path) -> None:
     assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert os.listdir(tmp_path / "a" / "b") == []
+
+
+# -- locks ---------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from redoubtable.files import locked
+while True:
+    with locked(Path(sys.argv[1]), "training"):
+        print("held", flush=True)
+        sys.stdin.readline()
+    print("free", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_it_lets_go_or_dies(
+    tmp_path: Path,
+) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert run.stdin is not None and run.stdout is not None
+    try:
+        assert run.stdout.readline() == "held\n"
+        for _ in range(2):  # a refusal takes nothing from the one that holds it
+            said = rf"{tmp_path} is in use by the training of process {run.pid} on .*; wait"
+            with pytest.raises(ValueError, match=said) as caught, locked(tmp_path, "training"):
+                pass
+            assert "\n" not in str(caught.value)
+        with locked(tmp_path / "below", "training"):  # another folder is nobody's
+            pass
+        run.stdin.write("\n")
+        assert run.stdout.readline() == "free\n"
+        with locked(tmp_path, "training"):
+            pass
+        assert os.listdir(tmp_path) == ["below"]
+        run.stdin.write("\n")
+        assert run.stdout.readline() == "held\n"
+    finally:
+        run.kill()
+        run.communicate()
+    assert (
+        f"process {run.pid} " in (tmp_path / ".lock").read_text()
+    )  # it is left, and holds nothing
+    with locked(tmp_path, "training"):
+        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+    assert os.listdir(tmp_path) == ["below"]
+
+
+def test_a_process_refuses_itself_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with locked(tmp_path / "run", "training"):
+        for name in ("run", "link", "run/../run"):
+            with (
+                pytest.raises(ValueError, match="in use by the training"),
+                locked(tmp_path / name, "storing"),
+            ):
+                pass
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "run", "training"):
+        raise ZeroDivisionError
+    with locked(tmp_path / "run", "training"):
+        pass
+
+
+def test_a_lock_file_taken_away_while_it_was_waited_for_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking, its holder let go and took it away."""
+    lockf, taken = files.fcntl.lockf, []
+
+    def late(handle: int, how: int) -> None:
+        lockf(handle, how)
+        if not taken:
+            taken.append(handle)
+            (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr(files.fcntl, "lockf", late)
+    with locked(tmp_path, "training"):
+        assert (tmp_path / ".lock").read_text()  # one of a file that others see
+    assert taken
+
+
+@pytest.mark.parametrize("missing", ["platform", "file system"])
+def test_without_locks_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if missing == "platform":
+        monkeypatch.setattr(files, "fcntl", None)
+    else:
+        monkeypatch.setattr(files.fcntl, "lockf", none)
+    with locked(tmp_path, "training"):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 # -- digests -------------------------------------------------------------------------------------
