@@ -5,8 +5,11 @@ from redoubtable.attacks.apgd_targeted import apgd_targeted as apgd_targeted
 from redoubtable.attacks.bim import bim as bim
 from redoubtable.attacks.carlini_wagner import carlini_wagner as carlini_wagner
 from redoubtable.attacks.deepfool import deepfool as deepfool
+from redoubtable.attacks.fab import fab as fab
+from redoubtable.attacks.fab import fab_targeted as fab_targeted
 from redoubtable.attacks.fgsm import fgsm as fgsm
 from redoubtable.attacks.iterative_l2 import iterative_l2 as iterative_l2
+from redoubtable.attacks.hop_skip_jump import hop_skip_jump as hop_skip_jump
 from redoubtable.attacks.l0_pgd import l0_pgd as l0_pgd
 from redoubtable.attacks.lean import lean as lean
 from redoubtable.attacks.multi_targeted import multi_targeted as multi_targeted
