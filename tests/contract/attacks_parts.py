@@ -18,7 +18,8 @@ CASES = [
     for kind in entry.facts["threats"]
 ]
 REDUCED: dict[str, dict[str, Any]] = {
-    "carlini_wagner": {"steps": 50, "const": 1.0, "search_steps": 5},  # rounds of 1,000 steps
+    "carlini_wagner": {"steps": 50, "const": 0.01, "search_steps": 6},  # rounds of 1,000 steps
+    "hop_skip_jump": {"queries": 1000},
     "one_pixel": {"population": 40, "steps": 20},
     "sparse_rs": {"queries": 400},  # the schedules of both are scaled to it
     "square": {"queries": 600},

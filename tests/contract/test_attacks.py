@@ -160,7 +160,8 @@ def test_one_radius_per_image(
     assert_legal(ball, x, x_adv)
     moved = sizes(ball, x, x_adv)
     assert ((moved > 1e-4) == (eps.numpy() > 0)).all()
-    assert moved[3] > eps[5].item(), "the large radius was not used"
+    if not entry.facts.get("minimal"):  # the smallest change may be smaller than any radius
+        assert moved[3] > eps[5].item(), "the large radius was not used"
 
 
 @every_case
