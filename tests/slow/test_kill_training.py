@@ -46,3 +46,27 @@ def test_killed_five_times_the_training_ends_in_the_same_weights(tmp_path: Path)
     assert kept == sorted(kept) and 9 <= kept[-1] < 12, kept
     assert finish(out) == expected
     assert [row["epoch"] for row in rows(out)] == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_folder_is_refused_in_one_line_and_the_first_goes_on(
+    tmp_path: Path,
+) -> None:
+    command = [*TRAIN, "--out", str(tmp_path), "--epochs", "1000"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not rows(tmp_path):
+            assert first.poll() is None, "the training ended by itself"
+            time.sleep(0.01)
+        second = subprocess.run(command, capture_output=True, text=True)
+        lines = [line for line in second.stderr.splitlines() if line.startswith("redoubt: ")]
+        assert second.returncode == 2 and len(lines) == 1, second.stderr
+        assert f"in use by the training of process {first.pid} " in lines[0]
+        kept = len(rows(tmp_path))
+        while len(rows(tmp_path)) <= kept:
+            assert first.poll() is None, "the training ended by itself"
+            time.sleep(0.01)
+    finally:
+        first.kill()
+        first.wait()
+    assert [row["epoch"] for row in rows(tmp_path)] == list(range(1, len(rows(tmp_path)) + 1))

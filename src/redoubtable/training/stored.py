@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from redoubtable.attacks import ATTACKS, check_threat
 from redoubtable.data import ImageSet, open_mapped, to_unit
-from redoubtable.files import digest_code, digest_model, make_folder, read_json, write_json
+from redoubtable.files import digest_code, digest_model, locked, make_folder, read_json, write_json
 from redoubtable.parts import in_eval_mode
 from redoubtable.registry import Bound
 from redoubtable.seeding import seeded
@@ -85,7 +85,8 @@ def store(
 
     Raises:
         ValueError: the attack does not support the threat, the model can't take the images, the
-            folder holds another set or has no room left, or an attack gave an illegal image.
+            folder holds another set, is in use or has no room left, or an attack gave an illegal
+            image.
     """
     bound = ATTACKS.bind(attack)
     check_threat(bound.entry.name, threat)
@@ -115,15 +116,14 @@ def store(
         "rounding": "8 bit, towards the clean image where needed",
         "command": command,
     }
-    if _is_whole(folder, about):
-        return read_stored(folder)
-    done, right = _begin(folder, about, data)
-    with in_eval_mode(model):
-        right = _attack_all(model, data, bound, threat, label, seed, folder, done, right, progress)
-    n = len(data)
-    accuracy = {"n": n, "clean": right[0] / n, "stored": right[1] / n}
-    write_json(folder / CARD, about | {"accuracy of the attacked model": accuracy})
-    (folder / PROGRESS).unlink()
+    with in_eval_mode(model), locked(folder, "storing"):
+        if not _is_whole(folder, about):
+            done = _begin(folder, about, data)
+            right = _attack_all(model, data, bound, threat, label, seed, folder, *done, progress)
+            n = len(data)
+            accuracy = {"n": n, "clean": right[0] / n, "stored": right[1] / n}
+            write_json(folder / CARD, about | {"accuracy of the attacked model": accuracy})
+            (folder / PROGRESS).unlink()
     return read_stored(folder)
 
 

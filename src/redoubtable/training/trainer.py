@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from redoubtable.data import ImageSet
-from redoubtable.files import digest_model, make_folder
+from redoubtable.files import digest_model, locked, make_folder
 from redoubtable.models import Architecture, Card, architecture_of, load_model, save_model
 from redoubtable.registry import Bound
 from redoubtable.training.board import board
@@ -99,7 +99,8 @@ def train(
 
     Raises:
         ValueError: the data don't fit each other or the model, the folder holds another run or
-            damaged checkpoints, the recipe is unknown, or the loss became NaN or infinite.
+            damaged checkpoints or is in use by a run that goes on, the recipe is unknown, or the
+            loss became NaN or infinite.
     """
     bound = RECIPES.bind(recipe) if isinstance(recipe, str) else recipe
     if validation is not None and validation.shape[0] != data.shape[0]:
@@ -116,29 +117,41 @@ def train(
     keeper = None
     if folder is not None:
         keeper = _Keeper(folder, run, _identity(run, bound.text, _architecture(model)))
-    try:
-        rows, begun = keeper.resume() if keeper else ((), None)
-        with (
-            _bar(run, len(rows), progress and processes.first) as show,
-            board(folder, rows, tensorboard and processes.first) as log,
-        ):
-            for epoch in range(len(rows) + 1, settings.epochs + 1):
-                keep = keeper.within(rows) if keeper and processes.count == 1 else None
-                rows = (*rows, run.epoch(epoch, show, begun, keep))
-                begun = None
-                log(rows[-1])
-                if keeper:
-                    keeper.write(rows, None)
-    finally:
-        processes.release()
-    if run.average is not None:
-        model.load_state_dict(run.average.model.state_dict())
-    run.optimizer.zero_grad()  # nothing of the training stays on the model but its weights
-    model.eval()
-    if folder is not None and processes.first:
-        _save(folder, run, bound.text, rows[-1], notes or {})
-    processes.wait()  # whoever goes on finds the model in its folder
+    with contextlib.ExitStack() as held:
+        try:
+            if keeper:
+                keeper.hold(held)
+            rows = _epochs(run, keeper, folder, progress, tensorboard)
+        finally:
+            processes.release()
+        if run.average is not None:
+            model.load_state_dict(run.average.model.state_dict())
+        run.optimizer.zero_grad()  # nothing of the training stays on the model but its weights
+        model.eval()
+        if folder is not None and processes.first:
+            _save(folder, run, bound.text, rows[-1], notes or {})
+        processes.wait()  # whoever goes on finds the model in its folder
     return Trained(model, rows, folder)
+
+
+def _epochs(
+    run: Run, keeper: "_Keeper | None", folder: Path | None, progress: bool, tensorboard: bool
+) -> tuple[Epoch, ...]:
+    """Train for the epochs that are left; return the log of all."""
+    rows, begun = keeper.resume() if keeper else ((), None)
+    processes = run.processes
+    with (
+        _bar(run, len(rows), progress and processes.first) as show,
+        board(folder, rows, tensorboard and processes.first) as log,
+    ):
+        for epoch in range(len(rows) + 1, run.settings.epochs + 1):
+            keep = keeper.within(rows) if keeper and processes.count == 1 else None
+            rows = (*rows, run.epoch(epoch, show, begun, keep))
+            begun = None
+            log(rows[-1])
+            if keeper:
+                keeper.write(rows, None)
+    return rows
 
 
 def _architecture(model: nn.Module) -> Architecture:
@@ -169,6 +182,11 @@ class _Keeper:
     def __init__(self, folder: Path, run: Run, identity: dict[str, str]) -> None:
         self._folder, self._run, self._identity = folder, run, identity
         self._written = time.monotonic()
+
+    def hold(self, held: contextlib.ExitStack) -> None:
+        """Keep other runs out of the folder: of several processes the first does, for all."""
+        lock = locked(self._folder, "training")
+        self._run.processes.from_first(lambda: held.enter_context(lock))
 
     def resume(self) -> tuple[tuple[Epoch, ...], Begun | None]:
         """Put the folder's state into the run, if there is one; return how far it is."""

@@ -96,6 +96,13 @@ def test_what_the_first_process_refuses_every_process_does(pair):
         assert "holds another training run: its batch_size is 24, not 70" in about["refused"]
 
 
+def test_a_folder_in_use_is_refused_by_every_process(pair):
+    """And both were not in each other's way in all the other runs."""
+    for _, about in pair[1]:
+        assert "is in use by the storing of process" in about["in use"]
+    assert not list(pair[0].rglob(".lock"))
+
+
 def test_a_run_of_two_processes_is_no_run_of_one(pair):
     folder = pair[0]
     with pytest.raises(ValueError, match="number of processes is 2, not 1"):

@@ -5,10 +5,11 @@ import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from redoubtable.files import read_sealed, write_sealed
 from redoubtable.models import load_model, read_card
-from redoubtable.training import Settings
+from redoubtable.training import RECIPES, Recipe, Settings
 from tests.unit.training.parts import (
     SETTINGS,
     Killed,
@@ -63,6 +64,28 @@ def test_killed_between_the_last_checkpoint_and_its_log(tmp_path, monkeypatch):
             quiet(fresh(), toy(), "natural", once, out=tmp_path)
     done = quiet(fresh(), toy(), dying(0, "natural"), once, out=tmp_path)
     assert [r["loss"] for r in rows(tmp_path)] == [done.rows[0].loss]
+
+
+def test_a_folder_in_use_is_refused_until_the_run_there_has_ended(tmp_path):
+    seen = []
+
+    def second(epochs):
+        model, weights = fresh(1), state(fresh(1))
+        with pytest.raises(ValueError, match=r"in use by the training .*choose another --out"):
+            quiet(model, toy(), "natural", Settings(epochs=epochs), out=tmp_path)
+        seen.append(same(weights, state(model)))
+
+    def loss(model, x, y):
+        if not seen:
+            second(1)
+        return F.cross_entropy(model(x), y)
+
+    bound = RECIPES.bind("natural")
+    entry = dataclasses.replace(bound.entry, obj=lambda: Recipe(loss))
+    quiet(fresh(), toy(), dataclasses.replace(bound, entry=entry), Settings(epochs=1), out=tmp_path)
+    assert seen == [True]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
+    quiet(fresh(), toy(), dying(0, "natural"), Settings(epochs=1), out=tmp_path)
 
 
 def test_finished_run_returns_at_once(tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from redoubtable.attacks import fgsm
 from redoubtable.data import Joined
+from redoubtable.files import locked
 from redoubtable.seeding import seeded
 from redoubtable.threat import L2, Linf
 from redoubtable.training import Settings, read_stored, store
@@ -143,6 +144,15 @@ def test_a_model_of_other_images_or_classes_is_refused_before_anything_is_writte
         with pytest.raises(ValueError, match=message):
             make(other, tmp_path / "none")
         assert other.training and not (tmp_path / "none").exists()
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_is(model, tmp_path):
+    with (
+        locked(tmp_path, "storing"),
+        pytest.raises(ValueError, match="in use by the storing of process"),
+    ):
+        make(model, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_made_of_a_test_split_are_not_trained_on(model, tmp_path):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from redoubtable.files import write_bytes
+from redoubtable.files import locked, write_bytes
 from redoubtable.registry import Registry
 from redoubtable.seeding import seeded
 from redoubtable.training import Recipe, Settings
@@ -82,12 +82,19 @@ def main(folder: Path) -> None:
     except ValueError as error:
         refused = str(error)
     rank = Run(fresh(), toy(), None, None, LONG).processes.rank
+    in_use = ""
+    with locked(folder / "fast", "storing") if rank == 0 else contextlib.nullcontext():
+        try:
+            quiet(fresh(), toy(), "fast", LONG, out=folder / "fast")
+        except ValueError as error:
+            in_use = str(error)
     tensors = {name: state(model) for name, model in found.items()}
     about = {
         "accuracy": again.rows[-1].validation_accuracy,
         "losses": [row.loss for row in epochs.rows],
         "draws": first_draws(),
         "refused": refused,
+        "in use": in_use,
     }
     torch.save((tensors, about), folder / f"{rank}.pt")
     write_bytes(folder / f"{rank}.done", b"")
