@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from redoubtable.cli import app
 from redoubtable.cli.catalogue import REGISTRIES, markdown
 from redoubtable.cli.errors import one_line_errors
+from redoubtable.evaluation import SUITES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,7 +162,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, model: Pa
 def test_list_knows_everything_that_is_registered() -> None:
     done = run("list", "--json")
     listed = json.loads(done.stdout)
-    assert set(listed) == set(REGISTRIES)
+    assert set(listed) == {*REGISTRIES, "suites"}
+    assert [row["name"] for row in listed["suites"]] == list(SUITES)
     for kind, registry in REGISTRIES.items():
         assert [row["name"] for row in listed[kind]] == [e.name for e in registry]
         assert all(row["what it is"] for row in listed[kind]), kind
@@ -170,7 +172,7 @@ def test_list_knows_everything_that_is_registered() -> None:
 
 def test_the_tables_of_the_readme_are_those_of_the_registries() -> None:
     text = (ROOT / "README.md").read_text()
-    for kind in ("attacks", "defenses", "models", "recipes", "presets", "data"):
+    for kind in ("attacks", "suites", "defenses", "models", "recipes", "presets", "data"):
         assert markdown(kind) in text, f"redoubt list {kind} --markdown"
 
 

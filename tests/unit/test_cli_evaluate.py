@@ -81,7 +81,7 @@ def test_images_that_do_not_fit_into_memory_give_the_same_record(
 ) -> None:
     arguments = [str(trained), "--data", str(photos), "--chunk", "8", *defense]
     kept = evaluate(*arguments)
-    command = importlib.import_module("redoubtable.cli.evaluate")
+    command = importlib.import_module("redoubtable.cli.subject")
     monkeypatch.setattr(command, "free_bytes", lambda device: 0)
     monkeypatch.setattr(ImageSet, "floats", None)  # nobody may ask for all
     assert evaluate(*arguments) == kept

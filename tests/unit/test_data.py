@@ -192,7 +192,7 @@ def test_unknown_names(tmp_path, monkeypatch, npz):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a.pop("y_test"), "lacks y_test .*it has"),
+        (lambda a: a.pop("y_train"), "lacks y_train .*it has"),
         (lambda a: a.update(x_train=a["x_train"] / 255), "x_train in .* must be uint8"),
         (lambda a: a.update(x_train=a["x_train"][:, 0, 0]), r"must be non-empty \(N, H, W, C\)"),
         (lambda a: a.update(x_train=a["x_train"][:0]), "must be non-empty"),

@@ -4,6 +4,7 @@ import warnings
 
 import typer
 
+from redoubtable.cli.attack import attack
 from redoubtable.cli.catalogue import env, listing
 from redoubtable.cli.demo import demo
 from redoubtable.cli.errors import one_line_warning
@@ -25,6 +26,7 @@ app.command("demo")(demo)
 app.command("train")(train)
 app.command("store")(store)
 app.command("evaluate")(evaluate)
+app.command("attack")(attack)
 app.command("list")(listing)
 app.command("env")(env)
 

@@ -15,10 +15,11 @@ from redoubtable.cli.options import Json, print_json
 from redoubtable.data import DATASETS
 from redoubtable.defenses import DEFENSES
 from redoubtable.detectors import SCORES
-from redoubtable.evaluation import environment
+from redoubtable.evaluation import SUITES, Suite, environment
 from redoubtable.losses import LOSSES
 from redoubtable.models import MODELS
 from redoubtable.registry import Entry, Registry, settable
+from redoubtable.threat import THREATS
 from redoubtable.training import PRESETS, RECIPES
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
@@ -31,11 +32,17 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "data": DATASETS,
     "losses": LOSSES,
 }
-Kind = enum.StrEnum("Kind", list(REGISTRIES))  # type: ignore[misc]
+KINDS = (*REGISTRIES, "suites")
+Kind = enum.StrEnum("Kind", list(KINDS))  # type: ignore[misc]
 
 
 def rows(kind: str) -> list[dict[str, str]]:
     """Return what is registered of one kind: name, what it is, facts, arguments."""
+    if kind == "suites":
+        return [
+            {"name": name, "what it is": suite.summary, "facts": _lines(suite), "arguments": ""}
+            for name, suite in SUITES.items()
+        ]
     return [
         {
             "name": entry.name,
@@ -45,6 +52,16 @@ def rows(kind: str) -> list[dict[str, str]]:
         }
         for entry in REGISTRIES[kind]
     ]
+
+
+def _lines(suite: Suite) -> str:
+    """The attacks of a suite, each with the norms that it is meant for."""
+    order = "one after the other, each on what still stands" if suite.cascade else "each on all"
+    lines = []
+    for text, norms in suite.lines:
+        only = "" if set(norms) == set(THREATS.values()) else f" ({_plain(norms)})"
+        lines.append(f"`{text}`{only}")
+    return f"{order}: {'; '.join(lines)}"
 
 
 def _facts(entry: Entry[Any]) -> str:
@@ -99,7 +116,7 @@ def listing(
         redoubt list attacks
         redoubt list --json
     """
-    kinds = [kind.value] if kind else list(REGISTRIES)
+    kinds = [kind.value] if kind else list(KINDS)
     if json:
         print_json({k: rows(k) for k in kinds})
         return

@@ -24,7 +24,8 @@ def open_npz(path: Path) -> Source:
 
     Args:
         path: a file with images `x_train, x_test` as uint8 (N, H, W, C) or (N, H, W), labels
-            `y_train, y_test` as whole numbers (N,), and optionally `track_train` likewise.
+            `y_train, y_test` as whole numbers (N,), and optionally `track_train` likewise. One of
+            the two parts may be missing as long as it is not asked for.
     """
     parts = {split: partial(_read, path, split) for split in ("train", "test")}
     return Source(path.stem, str(path), parts, pool_in_memory)
@@ -37,9 +38,10 @@ def _read(path: Path, part: str) -> Dataset:
         ValueError: the file is missing or damaged, lacks an array, an array has the wrong type,
             shape or length, or the parts have images of different shapes.
     """
-    arrays = _arrays(path, [f"x_{part}", "y_train", "y_test"], ["track_train"])
+    arrays = _arrays(path, [f"x_{part}", f"y_{part}"], ["y_train", "y_test", "track_train"])
     images = _images(arrays[f"x_{part}"], f"x_{part}", path)
-    both = {p: _whole_numbers(arrays[f"y_{p}"], f"y_{p}", path) for p in ("train", "test")}
+    there = [p for p in ("train", "test") if f"y_{p}" in arrays]
+    both = {p: _whole_numbers(arrays[f"y_{p}"], f"y_{p}", path) for p in there}
     labels = both[part]
     _same_length(images, labels, f"x_{part}", f"y_{part}", path)
     _same_shape(path)
@@ -69,7 +71,7 @@ def _arrays(path: Path, needed: list[str], optional: list[str]) -> dict[str, Arr
                 "data set needs x_train, y_train, x_test, y_test"
             )
         found: dict[str, Array] = {}
-        for key in needed + [k for k in optional if k in file]:
+        for key in dict.fromkeys(needed + [k for k in optional if k in file]):
             try:
                 found[key] = file[key]
             except _DAMAGED as error:

@@ -67,6 +67,13 @@ class Evaluation:
         return float(self.record["static"]["accuracy"]["one_shot"]["value"])
 
     @property
+    def adversarial(self) -> NDArray[np.float32]:
+        """(M, C, H, W): of each of the kept examples the worst candidate's image."""
+        kept = list(self.images.values())
+        chosen = self.arrays["robust/chosen"][: len(kept[0])]
+        return np.asarray(np.stack(kept)[chosen, np.arange(len(chosen))])
+
+    @property
     def under(self) -> Mapping[str, float]:
         """Accuracy by adaptive attack: by its text, and by its name for the strongest so named."""
         rows = [r for r in self.record["rows"] if r["view"] == "adaptive"]
@@ -180,7 +187,12 @@ def evaluate(
             record["rates"] = _at_rates(bench, plans, threat, scores, classes)
         record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
         record["environment"] = environment(bench.device)
-    result = Evaluation(record, _arrays(candidates, y, threat.radius(whole)), _images(candidates))
+    arrays = _arrays(candidates, y, threat.radius(whole))
+    # Which of the kept images, in their order, is each example's worst.
+    arrays["robust/chosen"] = summary.worst(candidates, lambda a: defended(a, y.numpy(), classes))[
+        2
+    ]
+    result = Evaluation(record, arrays, _images(candidates))
     if out:
         summary.save(Path(out), result.record, result.arrays, result.images)
     return result

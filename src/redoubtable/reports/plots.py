@@ -174,11 +174,43 @@ def _uri(kind: str, content: bytes) -> str:
 
 def picture(image: NDArray[np.float32]) -> str:
     """Return one image as a PNG: (C, H, W) in [0, 1], grey unless it has three channels."""
-    shown = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(0)[..., None].repeat(3, 2)
     content = io.BytesIO()
-    pixels = np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
-    imsave(content, pixels, format="png", origin="upper", metadata=_UNSIGNED)
+    imsave(content, _pixels(image), format="png", origin="upper", metadata=_UNSIGNED)
     return _uri("image/png", content.getvalue())
+
+
+def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(H, W, 3) in 8 bits."""
+    shown = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(0)[..., None].repeat(3, 2)
+    return np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+
+
+def montage(
+    rows: Sequence[NDArray[np.float32]], titles: Sequence[str], names: Sequence[str]
+) -> bytes:
+    """Return a PNG of images in rows and columns.
+
+    Args:
+        rows: per row (M, C, H, W) in [0, 1].
+        titles: of the M columns.
+        names: of the rows.
+    """
+    count = len(titles)
+    with _style():
+        figure = Figure(figsize=(1.1 * count + 1.2, 1.25 * len(rows) + 0.4), facecolor=GROUND)
+        for r, (row, name) in enumerate(zip(rows, names, strict=True)):
+            for c, image in enumerate(row):
+                axes = figure.add_subplot(len(rows), count, 1 + r * count + c)
+                axes.imshow(_pixels(image), interpolation="nearest")
+                axes.set_xticks([])
+                axes.set_yticks([])
+                if c == 0:
+                    axes.set_ylabel(name, fontsize=9)
+                if r == 0:
+                    axes.set_title(titles[c], fontsize=9)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120, metadata=_UNSIGNED, bbox_inches="tight")
+    return content.getvalue()
 
 
 def difference(image: NDArray[np.float32], clean: NDArray[np.float32], factor: int) -> str:
