@@ -19,6 +19,7 @@ CASES = [
 ]
 REDUCED: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 50, "const": 0.01, "search_steps": 6},  # rounds of 1,000 steps
+    "corner_search": {"steps": 5, "draws": 100, "population": 20},
     "hop_skip_jump": {"queries": 1000},
     "one_pixel": {"population": 40, "steps": 20},
     "sparse_rs": {"queries": 400},  # the schedules of both are scaled to it
@@ -41,7 +42,7 @@ def run(
 ) -> Tensor:
     """Run an attack under a fixed random state, cheaply where it says how."""
     takes = settable(entry.obj)
-    cheap = {"steps": 4, "queries": 30, "restarts": 2, "population": 20}
+    cheap = {"steps": 4, "queries": 30, "restarts": 2, "population": 20, "draws": 20}
     given = {k: v for k, v in cheap.items() if k in takes} | arguments
     with seeded("contract", seed):
         return entry.obj(model, x, y, threat, **given)

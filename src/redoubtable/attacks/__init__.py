@@ -4,6 +4,7 @@ from redoubtable.attacks.apgd import apgd as apgd
 from redoubtable.attacks.apgd_targeted import apgd_targeted as apgd_targeted
 from redoubtable.attacks.bim import bim as bim
 from redoubtable.attacks.carlini_wagner import carlini_wagner as carlini_wagner
+from redoubtable.attacks.corner_search import corner_search as corner_search
 from redoubtable.attacks.deepfool import deepfool as deepfool
 from redoubtable.attacks.fab import fab as fab
 from redoubtable.attacks.fab import fab_targeted as fab_targeted

@@ -5,7 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from redoubtable.attacks.search import Search
 from redoubtable.gradients import CPU_PIECE
+from redoubtable.losses import Objective
+from redoubtable.parts import facts_of
 from redoubtable.types import Images, Logits
 
 _GPU_PIECE = 1024
@@ -24,29 +27,58 @@ def per_pass(n: int, batch_size: int | None, together: bool, like: Tensor) -> in
     return 1 if together else max(1, piece // n)
 
 
-def look_at_all(
-    look: Callable[[Images], Logits],
-    paint: Callable[[slice], Images],
-    n: int,
-    count: int,
-    batch_size: int | None,
-    together: bool,
-    like: Tensor,
-) -> Logits:
-    """Return the logits of `count` candidates of each of `n` examples: (N, count, K).
+def offer_best(
+    search: Search,
+    rank: Objective,
+    index: Tensor,
+    candidates: Tensor,
+    paint: Callable[[Tensor], Images],
+    eot: int,
+) -> tuple[Logits, Tensor]:
+    """Look at candidates of the open examples, and offer the best one of each.
 
     Args:
-        look: of images, the model's answers, in passes of at most `batch_size`.
-        paint: of a range of candidates, their images for all examples, (N, m, C, H, W).
-        n: number of examples.
-        count: candidates of each.
-        batch_size: as `per_pass` takes it, and so the next two.
-        together: the model depends on its batch.
-        like: a tensor on the device at hand.
+        search: where images are offered.
+        rank: what `search` ranks by.
+        index: (M,) the examples.
+        candidates: (M, count, ...) whatever `paint` makes images of.
+        paint: of some candidates of each example, (M, m, ...), their images (M, m, C, H, W).
+        eot: random draws that an answer is averaged over.
+
+    Returns:
+        (M, count, K) logits, and (M,) which of the examples are still open.
     """
-    most = per_pass(n, batch_size, together, like)
-    parts = []
-    for first in range(0, count, most):
-        images = paint(slice(first, min(first + most, count)))
-        parts.append(look(images.flatten(0, 1)).view(n, images.shape[1], -1))
-    return torch.cat(parts, 1)
+    n, count = candidates.shape[:2]
+    most = per_pass(n, search.batch_size, facts_of(search.model).batch_dependent, search.x)
+    parts = [
+        search.look(paint(some).flatten(0, 1), eot).view(n, some.shape[1], -1)
+        for some in torch.split(candidates, most, 1)
+    ]
+    logits = torch.cat(parts, 1)
+    best = rank(logits.flatten(0, 1), index.repeat_interleave(count)).view(n, count).argmax(1)
+    rows = torch.arange(n, device=index.device)
+    strongest = paint(candidates[rows, best][:, None]).squeeze(1)
+    return logits, search.offer(index, strongest, logits[rows, best])
+
+
+def with_pixels(x: Images, places: Tensor, colours: Tensor, used: Tensor) -> Images:
+    """Return copies of images with pixels set, one after the other.
+
+    Args:
+        x: (M, C, H, W).
+        places: (M, m, pixels) numbers of positions, row by row.
+        colours: (M, m, pixels, C).
+        used: (M, m, pixels), or a shape that spreads to it: which of them are set at all.
+
+    Returns:
+        (M, m, C, H, W).
+    """
+    m, pixels = places.shape[1:]
+    images = x.unsqueeze(1).expand(-1, m, -1, -1, -1).flatten(3).clone()
+    used = used.expand_as(places)
+    for number in range(pixels):
+        place = places[:, :, number, None, None].expand(-1, -1, images.shape[2], 1)
+        wanted = colours[:, :, number].unsqueeze(3)
+        mine = used[:, :, number, None, None]
+        images.scatter_(3, place, torch.where(mine, wanted, images.gather(3, place)))
+    return images.view(*images.shape[:3], *x.shape[2:])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from redoubtable.attacks.crowd import look_at_all
+from redoubtable.attacks.crowd import offer_best, with_pixels
 from redoubtable.attacks.random_search import REFRESH
 from redoubtable.attacks.registry import ATTACKS, check_threat
 from redoubtable.attacks.search import Search
@@ -132,34 +132,17 @@ class _Generation:
 
         The candidate of largest `success` is offered for each example.
         """
-        n, population, *_ = candidates.shape
-        logits = look_at_all(
-            lambda images: self.search.look(images, self.eot),
-            lambda part: self._paint(index, candidates[:, part]),
-            n,
-            population,
-            self.search.batch_size,
-            facts_of(self.search.model).batch_dependent,
-            candidates,
+        logits, still = offer_best(
+            self.search, self.rank, index, candidates, lambda c: self._paint(index, c), self.eot
         )
-        flat, whose = logits.flatten(0, 1), index.repeat_interleave(population)
-        best = self.rank(flat, whose).view(n, population).argmax(1)
-        rows = torch.arange(n, device=best.device)
-        strongest = self._paint(index, candidates[rows, best][:, None]).squeeze(1)
-        still = self.search.offer(index, strongest, logits[rows, best])
-        return self.raised(flat, whose).view(n, population), still
+        population = logits.shape[1]
+        fitness = self.raised(logits.flatten(0, 1), index.repeat_interleave(population))
+        return fitness.view(-1, population), still
 
     def _paint(self, index: Tensor, candidates: Tensor) -> Images:
         """(M, m, pixels, 2 + C) candidates as (M, m, C, H, W) images."""
-        x = self.search.x[index].unsqueeze(1)
-        height, width = x.shape[-2:]
-        images = x.expand(-1, candidates.shape[1], -1, -1, -1).flatten(3).clone()
-        for number in range(candidates.shape[2]):
-            row, column, *colour = candidates[:, :, number].unbind(2)
-            row, column = (row * height).long(), (column * width).long()
-            place = row * width + column
-            place = place[:, :, None, None].expand(-1, -1, images.shape[2], 1)
-            wanted = torch.stack(colour, 2).unsqueeze(3)
-            mine = (number < self.pixels[index]).view(-1, 1, 1, 1)
-            images.scatter_(3, place, torch.where(mine, wanted, images.gather(3, place)))
-        return images.view(*images.shape[:3], height, width)
+        height, width = self.search.x.shape[2:]
+        rows, columns = (candidates[..., 0] * height).long(), (candidates[..., 1] * width).long()
+        used = torch.arange(candidates.shape[2], device=index.device) < self.pixels[index][:, None]
+        places, colours = rows * width + columns, candidates[..., 2:]
+        return with_pixels(self.search.x[index], places, colours, used[:, None])
