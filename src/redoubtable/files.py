@@ -27,6 +27,7 @@ _HELD: dict[Path, str] = {}
 """Folders that this process holds: its own second lock the system would grant, and then drop."""
 _MODULE = frozenset(vars(nn.Module()))
 """What every module has: hooks and flags, some of them named by where they lie in memory."""
+_NOT_OURS = ("torch", "builtins", "abc", "typing")
 _PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 
 
@@ -190,7 +191,7 @@ def digest_tensors(*tensors: torch.Tensor) -> str:
 
 
 def digest_code(*objects: object) -> str:
-    """Return a SHA-256 (first 16 hex digits) of the source of functions and classes.
+    """Return a SHA-256 (first 16 hex digits) of the source of functions, classes and modules.
 
     What has no source to read, as a function typed into a console, counts by its name.
     """
@@ -223,7 +224,27 @@ def digest_model(model: nn.Module) -> str:
         tensors |= {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
         for key, value in sorted(tensors.items()):
             total.update(f"{key} {'' if value is None else digest_tensors(value)}".encode())
-    classes = dict.fromkeys(type(m) for m in model.modules())
-    ours = [c for c in classes if not c.__module__.startswith("torch.")]
-    total.update(digest_code(*ours).encode())
+    total.update(digest_code(*_own_classes(model)).encode())
     return total.hexdigest()[:16]
+
+
+def _own_classes(model: nn.Module) -> list[type[nn.Module]]:
+    """The classes of a model that are not torch's."""
+    classes = dict.fromkeys(type(m) for m in model.modules())
+    return [c for c in classes if not c.__module__.startswith("torch.")]
+
+
+def digest_source_files(*objects: object) -> str:
+    """Return a SHA-256 (first 16 hex digits) of the files that functions and models come from.
+
+    Of a model those of its classes and of what they inherit from, torch's left out. What a file
+    imports doesn't count, everything else in it does.
+    """
+    parts: list[object] = []
+    for one in objects:
+        if isinstance(one, nn.Module):
+            inherited = [base for c in _own_classes(one) for base in c.__mro__]
+            parts += [b for b in inherited if b.__module__.split(".")[0] not in _NOT_OURS]
+        else:
+            parts.append(one)
+    return digest_code(*dict.fromkeys(inspect.getmodule(p) or p for p in parts))

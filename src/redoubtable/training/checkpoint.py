@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,22 @@ class Checkpoint:
         begun: how far the next epoch is, or None if it has not begun.
         tensors: all that training changes, by its place in `Run`: state dicts of the model, the
             optimizer and the like.
+        code: digests of the code that the last epoch was trained with, by what it is the code of.
+        changes: where code changed between two calls, a sentence each.
     """
 
     identity: Mapping[str, str]
     rows: tuple[Epoch, ...]
     begun: Begun | None
     tensors: Mapping[str, Any]
+    code: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> str:
+        """How far it is, in words."""
+        steps = "" if self.begun is None else f" and {self.begun.step} steps"
+        return f"after epoch {len(self.rows)}{steps}"
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -84,6 +94,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "rows": [asdict(row) for row in checkpoint.rows],
         "begun": None if begun is None else (begun.step, begun.total.cpu(), begun.seconds),
         "tensors": dict(checkpoint.tensors),
+        "code": dict(checkpoint.code),
+        "changes": list(checkpoint.changes),
     }
     torch.save(content, buffer)
     path, previous, new = (folder / n for n in (CHECKPOINT, PREVIOUS, f".{CHECKPOINT}.new"))
@@ -139,10 +151,9 @@ def read_checkpoint(folder: Path, identity: Mapping[str, str]) -> Checkpoint | N
         except ValueError:
             raise error from None
         os.replace(previous, path)
-        done = f"after epoch {len(checkpoint.rows)}"
-        if checkpoint.begun is not None:
-            done += f" and {checkpoint.begun.step} steps"
-        warnings.warn(f"{error}; the one before it is used instead, {done}", stacklevel=2)
+        warnings.warn(
+            f"{error}; the one before it is used instead, {checkpoint.done}", stacklevel=2
+        )
     there = checkpoint.identity
     for key in sorted({*identity, *there}):
         if identity.get(key) != there.get(key):
@@ -153,13 +164,33 @@ def read_checkpoint(folder: Path, identity: Mapping[str, str]) -> Checkpoint | N
     return checkpoint
 
 
+def note_changed_code(folder: Path, checkpoint: Checkpoint, code: Mapping[str, str]) -> Checkpoint:
+    """Return the checkpoint with a note of the code that is another than when it was written.
+
+    It is no refusal: a digest can't tell a comment from a formula, and days of training should not
+    end with either. But nothing says that the result is that of one code, so a warning does not
+    let it pass, and the model's card will have the note.
+    """
+    changed = [what for what in code if checkpoint.code.get(what, code[what]) != code[what]]
+    if not changed:
+        return checkpoint
+    note = f"the code of the {' and of the '.join(changed)} was changed {checkpoint.done}"
+    warnings.warn(
+        f"{note} of the training in {folder}; it goes on with the new code and its card will say "
+        "so; delete the checkpoints there to start again",
+        stacklevel=2,
+    )
+    return replace(checkpoint, changes=(*checkpoint.changes, note))
+
+
 def _read(path: Path) -> Checkpoint:
     content = read_sealed(path, "training checkpoint")
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         rows = tuple(Epoch(**row) for row in found["rows"])
         begun = None if found["begun"] is None else Begun(*found["begun"])
-        return Checkpoint(found["identity"], rows, begun, found["tensors"])
+        code, changes = found.get("code", {}), tuple(found.get("changes", ()))
+        return Checkpoint(found["identity"], rows, begun, found["tensors"], code, changes)
     except Exception as error:  # whatever torch.load meets in a file that is not ours
         reason = str(error).split("\n", 1)[0]
         raise ValueError(

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from redoubtable.data import ImageSet
-from redoubtable.files import digest_model, locked, make_folder
+from redoubtable.files import digest_model, digest_source_files, locked, make_folder
 from redoubtable.models import Architecture, Card, architecture_of, load_model, save_model
 from redoubtable.registry import Bound
 from redoubtable.training.board import board
@@ -22,6 +22,7 @@ from redoubtable.training.checkpoint import (
     Begun,
     Checkpoint,
     Epoch,
+    note_changed_code,
     read_checkpoint,
     write_checkpoint,
     write_log,
@@ -116,7 +117,11 @@ def train(
     processes = run.processes
     keeper = None
     if folder is not None:
-        keeper = _Keeper(folder, run, _identity(run, bound.text, _architecture(model)))
+        code = {
+            "recipe": digest_source_files(bound.entry.obj),
+            "network": digest_source_files(model),
+        }
+        keeper = _Keeper(folder, run, _identity(run, bound.text, _architecture(model)), code)
     with contextlib.ExitStack() as held:
         try:
             if keeper:
@@ -129,7 +134,8 @@ def train(
         run.optimizer.zero_grad()  # nothing of the training stays on the model but its weights
         model.eval()
         if folder is not None and processes.first:
-            _save(folder, run, bound.text, rows[-1], notes or {})
+            told = {"changed code": list(keeper.changes)} if keeper and keeper.changes else {}
+            _save(folder, run, bound.text, rows[-1], {**(notes or {}), **told})
         processes.wait()  # whoever goes on finds the model in its folder
     return Trained(model, rows, folder)
 
@@ -177,11 +183,18 @@ def _identity(run: Run, recipe: str, architecture: Architecture) -> dict[str, st
 
 
 class _Keeper:
-    """Writes and reads the checkpoints of a run; of several processes the first does."""
+    """Writes and reads the checkpoints of a run; of several processes the first does.
 
-    def __init__(self, folder: Path, run: Run, identity: dict[str, str]) -> None:
-        self._folder, self._run, self._identity = folder, run, identity
+    Attributes:
+        changes: of the code, between the calls that the run took.
+    """
+
+    def __init__(
+        self, folder: Path, run: Run, identity: dict[str, str], code: dict[str, str]
+    ) -> None:
+        self._folder, self._run, self._identity, self._code = folder, run, identity, code
         self._written = time.monotonic()
+        self.changes: tuple[str, ...] = ()
 
     def hold(self, held: contextlib.ExitStack) -> None:
         """Keep other runs out of the folder: of several processes the first does, for all."""
@@ -201,6 +214,7 @@ class _Keeper:
                 f"{self._folder} holds the training of another network of the same name "
                 f"({reason}); choose another folder"
             ) from None
+        self.changes = checkpoint.changes
         return checkpoint.rows, checkpoint.begun
 
     def _read(self) -> Checkpoint | None:
@@ -211,13 +225,16 @@ class _Keeper:
         found = read_checkpoint(folder, self._identity)
         if found is not None:  # a kill may have come between the checkpoint and its log
             write_log(folder, found.rows)
+            if len(found.rows) < self._run.settings.epochs:
+                found = note_changed_code(folder, found, self._code)
         return found
 
     def write(self, rows: tuple[Epoch, ...], begun: Begun | None) -> None:
         """Write the state of the run after these epochs and what has begun of the next."""
         tensors = self._run.state()
         if self._run.processes.first:
-            write_checkpoint(self._folder, Checkpoint(self._identity, rows, begun, tensors))
+            kept = Checkpoint(self._identity, rows, begun, tensors, self._code, self.changes)
+            write_checkpoint(self._folder, kept)
         self._written = time.monotonic()
 
     def within(self, rows: tuple[Epoch, ...]) -> Callable[[Begun], None]:

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import functools
 import io
 import os
 
@@ -224,9 +225,8 @@ def test_checkpoint_within_an_epoch(tmp_path, monkeypatch):
         counted = dataclasses.replace(
             inner, loss=lambda *a, inner=inner, seen=seen: (seen.append(1), inner.loss(*a))[1]
         )
-        bound = dataclasses.replace(
-            again, entry=dataclasses.replace(again.entry, obj=lambda counted=counted, **_: counted)
-        )
+        factory = functools.wraps(again.entry.obj)(lambda counted=counted, **_: counted)
+        bound = dataclasses.replace(again, entry=dataclasses.replace(again.entry, obj=factory))
         done = quiet(fresh(), toy(), bound, settings, out=folder)
         assert len(seen) == (20 - 7) * replays  # of four epochs of five steps, seven were kept
         assert same(state(done.model), state(whole.model))
