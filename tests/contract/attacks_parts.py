@@ -1,5 +1,6 @@
 """How the contract tests run an attack, and what legal means to them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,11 +22,18 @@ REDUCED: dict[str, dict[str, Any]] = {
     "carlini_wagner": {"steps": 50, "const": 0.01, "search_steps": 6},  # rounds of 1,000 steps
     "corner_search": {"steps": 5, "draws": 100, "population": 20},
     "hop_skip_jump": {"queries": 1000},
+    "nes": {"queries": 800, "draws": 20},
     "one_pixel": {"population": 40, "steps": 20},
+    "spsa": {"queries": 800, "draws": 20},
     "sparse_rs": {"queries": 400},  # the schedules of both are scaled to it
     "square": {"queries": 600},
 }
 """Budgets for attacks whose published one of thousands of queries takes too long to test by."""
+NEEDS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
+    "jsma": lambda model: {"classes": 3},  # by default one random class, maybe out of reach
+    "transfer": lambda model: {"surrogates": (model,)},  # it has no default
+}
+"""What attacks are given without which they might do nothing."""
 every_attack = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 every_case = pytest.mark.parametrize(("entry", "threat"), CASES)
 
@@ -43,7 +51,8 @@ def run(
     """Run an attack under a fixed random state, cheaply where it says how."""
     takes = settable(entry.obj)
     cheap = {"steps": 4, "queries": 30, "restarts": 2, "population": 20, "draws": 20}
-    given = {k: v for k, v in cheap.items() if k in takes} | arguments
+    needed = NEEDS[entry.name](model) if entry.name in NEEDS else {}
+    given = {k: v for k, v in cheap.items() if k in takes} | needed | arguments
     with seeded("contract", seed):
         return entry.obj(model, x, y, threat, **given)
 

@@ -31,11 +31,12 @@ ARGUMENTS = frozenset(
     {"targets", "steps", "step_size", "restarts", "queries", "loss", "success", "eot", "momentum"}
     | {"batch_size", "alpha", "draws", "stop"}
     | {"label", "const", "confidence", "theta", "gamma", "search_steps", "classes"}
-    | {"population", "surrogates"}
+    | {"population", "surrogates", "on", "pairs", "sigma"}
 )
 """The argument names an attack may use; those after the second line are published algorithms' own:
 `search_steps` of a binary search, `classes` that are aimed at in turn, the `population` of an
-evolution, the `surrogates` that a transfer attack searches on."""
+evolution, the `surrogates` that a transfer attack searches on, what a saliency map is taken `on`
+and whether of `pairs`, and `sigma`, how far away a gradient is estimated."""
 
 
 def check_threat(name: str, threat: ThreatModel) -> None:
