@@ -107,6 +107,10 @@ def feinman_svhn() -> Preset:
 
 @PRESETS.register("defendr-imagenet", paper="Dornadula et al., Defendr")
 def defendr_imagenet() -> Preset:
-    """ResNet-101 on 201 classes of ImageNet: 20 epochs of Adam at 0.001, batches of 128."""
+    """ResNet-101 on 201 classes of ImageNet, all layers: 20 epochs of Adam at 0.001.
+
+    In the paper the last layer alone (2048 inputs, 201 classes) is retrained first, and everything
+    starts from that network; there is no such stage here yet. Batches of 128.
+    """
     settings = Settings(epochs=20, lr=1e-3, optimizer="adam", weight_decay=0.0, schedule="constant")
     return Preset("resnet101", "natural", settings, {"pretrained": True})
