@@ -25,6 +25,7 @@ from redoubtable.cli.options import (
     print_json,
     reading,
 )
+from redoubtable.cli.subject import as_trained, check_classes, data_of
 from redoubtable.data import read
 from redoubtable.models import load_model, read_card
 from redoubtable.threat import parse_threat
@@ -58,7 +59,7 @@ def store(
     channels: Channels = None,
     classes: Classes = None,
     sizes: Sizes = None,
-    draw: Draw = "stratified",
+    draw: Draw = None,
     damaged: Damaged = "refuse",
     download: Download = False,
     workers: Workers = 2,
@@ -67,16 +68,21 @@ def store(
 ) -> None:
     """Attack every image of a set once and keep the results, to train on with `--stored`.
 
+    What is not said of the data is as it was when the model was trained.
+
     Examples:
         redoubt store runs/digits --threat Linf:0.12 --attack fgsm --out stored/fgsm
         redoubt store runs/c10 --threat Linf:8/255 --label predicted --out stored/pgd
         redoubt train --out runs/offline --stored stored/fgsm --stored stored/pgd
     """
     how = reading(root, image_size, channels, classes, sizes, draw, damaged, download, workers)
-    name = data or str(read_card(model).data.get("name", "digits"))
+    card = read_card(model)
+    name = data or data_of(card)
+    images = read(name, split, limit=limit, **as_trained(how, name, card))
+    check_classes(images, str(model), card)
     done = run_store(
         load_model(model, factory=factory).to(device_of(device)),
-        read(name, split, limit=limit, **how),
+        images,
         attack,
         parse_threat(threat),
         out,

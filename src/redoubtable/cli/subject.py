@@ -103,7 +103,7 @@ def subject(
     name = data or _trained_on(model, card)
     how = as_trained(how, name, card)
     images = read(name, "test", limit=limit, **how)
-    _check_classes(images, model, card)
+    check_classes(images, model, card)
     registered = model.strip().partition(":")[0] in MODELS
     if registered and weights is None and "pretrained=true" not in model:
         raise ValueError(
@@ -172,7 +172,7 @@ def as_trained(how: dict[str, Any], name: str, card: Card | None) -> dict[str, A
     return how | {"draw": "stratified"} | {k: v for k, v in known.items() if v} | given
 
 
-def _check_classes(images: ImageSet, model: str, card: Card | None) -> None:
+def check_classes(images: ImageSet, model: str, card: Card | None) -> None:
     """Refuse labels that mean other classes than the outputs of the model."""
     if card is not None and images.class_names and images.classes != card.classes:
         raise ValueError(
