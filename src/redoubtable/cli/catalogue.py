@@ -58,9 +58,9 @@ def _lines(suite: Suite) -> str:
     """The attacks of a suite, each with the norms that it is meant for."""
     order = "one after the other, each on what still stands" if suite.cascade else "each on all"
     lines = []
-    for text, norms in suite.lines:
-        only = "" if set(norms) == set(THREATS.values()) else f" ({_plain(norms)})"
-        lines.append(f"`{text}`{only}")
+    for line in suite.lines:
+        everywhere = set(line.norms) == set(THREATS.values())
+        lines.append(f"`{line.text}`" + ("" if everywhere else f" ({_plain(line.norms)})"))
     return f"{order}: {'; '.join(lines)}"
 
 

@@ -149,7 +149,7 @@ def evaluate(
             "batch-dependent models have no protocol yet: their verdicts would depend "
             "on how the images are batched"
         )
-    chosen, cascade = expand(attacks, threat)
+    chosen, cascade = expand(attacks, threat, facts)
     plans = Plans(
         static_plan(chosen, threat) if parts_of(model) else [],
         adaptive_plan(model, chosen, threat),

@@ -7,7 +7,7 @@ from torch import nn
 
 from redoubtable.attacks import ATTACKS, Attack, check_threat
 from redoubtable.evaluation.suites import SUITES
-from redoubtable.parts import facts_of, parts_of
+from redoubtable.parts import PLAIN, Facts, facts_of, parts_of
 from redoubtable.registry import Bound, Entry, settable
 from redoubtable.threat import ThreatModel
 
@@ -28,12 +28,12 @@ Choice = str | Attack
 
 
 def expand(
-    attacks: Choice | Sequence[Choice], threat: ThreatModel
+    attacks: Choice | Sequence[Choice], threat: ThreatModel, facts: Facts = PLAIN
 ) -> tuple[tuple[BoundAttack, ...], bool]:
     """Return the attacks of suites, or the given ones, and whether each sees only what stands.
 
-    Of a suite those attacks are taken that are meant for the threat; an attack that is named must
-    support it.
+    Of a suite those attacks are taken that are meant for the threat and the model's facts; an
+    attack that is named must support the threat.
 
     Raises:
         ValueError: there is no such suite and no such attack, there are none at all, or an attack
@@ -43,12 +43,12 @@ def expand(
     choices: Sequence[Choice] = [attacks] if single else attacks  # type: ignore[list-item,assignment]
     if not choices:
         raise ValueError(f"give at least one attack, or a suite: {', '.join(SUITES)}")
-    found = [bound for choice in choices for bound in _expand(choice, threat)]
+    found = [bound for choice in choices for bound in _expand(choice, threat, facts)]
     cascade = all(isinstance(c, str) and c in SUITES and SUITES[c].cascade for c in choices)
     return tuple(found), cascade
 
 
-def _expand(choice: Choice, threat: ThreatModel) -> list[BoundAttack]:
+def _expand(choice: Choice, threat: ThreatModel, facts: Facts) -> list[BoundAttack]:
     if not isinstance(choice, str):
         return [as_bound(choice)]
     if choice not in SUITES:
@@ -59,9 +59,9 @@ def _expand(choice: Choice, threat: ThreatModel) -> list[BoundAttack]:
             hint = f"did you mean {close[0]}? " if close else ""
             raise ValueError(f"unknown attack {choice!r}; {hint}{known}")
         return [_bind(choice, threat)]
-    lines = SUITES[choice].under(threat)
+    lines = SUITES[choice].against(facts, threat)
     if not lines:
-        fit = [name for name, suite in SUITES.items() if suite.under(threat)]
+        fit = [name for name, suite in SUITES.items() if suite.against(facts, threat)]
         raise ValueError(
             f"the suite {choice!r} has no attack under {threat.name}; take {', '.join(fit)}"
         )

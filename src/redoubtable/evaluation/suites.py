@@ -1,11 +1,27 @@
 """Attacks by suite."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from redoubtable.parts import Facts
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
 
 _ANY: tuple[type[ThreatModel], ...] = (Linf, L2, L1, L0)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One attack of a suite.
+
+    Attributes:
+        text: the attack, as on the command line.
+        norms: the threats that it is meant for.
+        when: of a model's facts, whether it is worth its cost there.
+    """
+
+    text: str
+    norms: tuple[type[ThreatModel], ...] = _ANY
+    when: Callable[[Facts], bool] = lambda facts: True
 
 
 @dataclass(frozen=True)
@@ -13,112 +29,123 @@ class Suite:
     """Attacks that belong together.
 
     Attributes:
-        lines: attacks, each with the norms that it is meant for.
+        lines: attacks in their order.
         cascade: each attack sees only what stands after those before it, and its row counts what
             they found too. On random and batch-dependent models every attack sees all images.
         summary: what it is, with its source.
     """
 
-    lines: tuple[tuple[str, tuple[type[ThreatModel], ...]], ...]
+    lines: tuple[Line, ...]
     cascade: bool
     summary: str
 
-    def under(self, threat: ThreatModel) -> tuple[str, ...]:
-        """Return the attacks that are meant for a threat."""
-        return tuple(text for text, norms in self.lines if isinstance(threat, norms))
+    def against(self, facts: Facts, threat: ThreatModel) -> tuple[str, ...]:
+        """Return the attacks that are meant for a model and a threat."""
+        fit = (line for line in self.lines if isinstance(threat, line.norms))
+        return tuple(line.text for line in fit if line.when(facts))
 
 
-def _all(*texts: str) -> tuple[tuple[str, tuple[type[ThreatModel], ...]], ...]:
-    return tuple((text, _ANY) for text in texts)
+def _gradients_may_lie(facts: Facts) -> bool:
+    """Whether attacks without gradients must be tried beside the others.
+
+    A random model whose parts have true derivatives is left to averaged gradients: a search by
+    averaged answers would cost many times as much and find less.
+    """
+    return not (facts.stochastic and facts.differentiable)
 
 
 _LOSSES_OF_DROPPING = ("cross_entropy", "carlini_wagner")
 _DROPPING = "pgd:eot=10,loss={},momentum=0,steps=40,step_size={}"
 
 SUITES: Mapping[str, Suite] = {
-    "quick": Suite(_all("fgsm", "pgd:steps=10"), False, "A first look."),
+    "quick": Suite((Line("fgsm"), Line("pgd:steps=10")), False, "A first look."),
     "adaptive": Suite(
-        _all("fgsm", "pgd:restarts=2"),
+        (
+            Line("fgsm"),
+            Line("pgd:restarts=2"),
+            Line("square:queries=500", (Linf, L2), _gradients_may_lie),
+            Line("sparse_rs:queries=500", (L0,), _gradients_may_lie),
+        ),
         False,
         "What the model's facts and its parts' own objectives ask for.",
     ),
     "standard": Suite(
         (
-            ("apgd:loss=cross_entropy", (Linf, L2, L1)),
-            ("apgd_targeted", (Linf, L2, L1)),
-            ("fab_targeted", (Linf, L2, L1)),
-            ("square", (Linf, L2)),
+            Line("apgd:loss=cross_entropy", (Linf, L2, L1)),
+            Line("apgd_targeted", (Linf, L2, L1)),
+            Line("fab_targeted", (Linf, L2, L1)),
+            Line("square", (Linf, L2)),
         ),
         True,
         "AutoAttack for models without randomness (Croce & Hein 2020, arXiv:2003.01690).",
     ),
     "random": Suite(
         (
-            ("apgd:eot=20,loss=cross_entropy", (Linf, L2, L1)),
-            ("apgd:eot=20,loss=dlr", (Linf, L2, L1)),
-            ("square:eot=20,queries=1000", (Linf, L2)),
-            ("pgd:eot=20,loss=margin", (L0,)),
+            Line("apgd:eot=20,loss=cross_entropy", (Linf, L2, L1)),
+            Line("apgd:eot=20,loss=dlr", (Linf, L2, L1)),
+            Line("square:eot=20,queries=1000", (Linf, L2)),
+            Line("pgd:eot=20,loss=margin", (L0,)),
         ),
         False,
         "AutoAttack for random models (the same, rand version), and Square on averaged answers.",
     ),
     "lean": Suite(
-        (("lean", (Linf, L2)), ("square:queries=200", (Linf, L2))),
+        (Line("lean", (Linf, L2)), Line("square:queries=200", (Linf, L2))),
         True,
         "Nearly the verdict of standard for a fraction of its passes (after Liu et al. 2022).",
     ),
     "dropping-pixels": Suite(
         (
-            *((_DROPPING.format(loss, "1/255"), (Linf,)) for loss in _LOSSES_OF_DROPPING),
-            *((_DROPPING.format(loss, "8/255"), (L2,)) for loss in _LOSSES_OF_DROPPING),
-            *((f"l0_pgd:eot=10,loss={loss},steps=60", (L0,)) for loss in _LOSSES_OF_DROPPING),
+            *(Line(_DROPPING.format(loss, "1/255"), (Linf,)) for loss in _LOSSES_OF_DROPPING),
+            *(Line(_DROPPING.format(loss, "8/255"), (L2,)) for loss in _LOSSES_OF_DROPPING),
+            *(Line(f"l0_pgd:eot=10,loss={loss},steps=60", (L0,)) for loss in _LOSSES_OF_DROPPING),
         ),
         False,
         "Hosseini et al. 2019 (arXiv:1905.00180) on CIFAR-10: gradients over ten masks.",
     ),
     "defendr": Suite(
         (
-            ("fgsm:loss=cross_entropy", (Linf,)),
-            ("pgd:loss=cross_entropy,steps=10,step_size=0.05", (Linf,)),
+            Line("fgsm:loss=cross_entropy", (Linf,)),
+            Line("pgd:loss=cross_entropy,steps=10,step_size=0.05", (Linf,)),
         ),
         False,
         "Defendr: FGSM and PGD with the defaults of CleverHans.",
     ),
     "mvm-mnist": Suite(
         (
-            ("fgsm:loss=cross_entropy", (Linf,)),
-            ("bim:loss=cross_entropy,steps=50,step_size=0.01,stop=first", (Linf,)),
-            ("jsma:gamma=0.1,theta=1", (L0,)),
+            Line("fgsm:loss=cross_entropy", (Linf,)),
+            Line("bim:loss=cross_entropy,steps=50,step_size=0.01,stop=first", (Linf,)),
+            Line("jsma:gamma=0.1,theta=1", (L0,)),
         ),
         False,
         "MVM sampling on MNIST and SVHN: FGSM, BIM-A, JSMA (Feinman et al. 2017).",
     ),
     "mvm-cifar10": Suite(
         (
-            ("fgsm:loss=cross_entropy", (Linf,)),
-            ("bim:loss=cross_entropy,steps=50,step_size=0.005,stop=first", (Linf,)),
-            ("jsma:gamma=0.1,theta=1", (L0,)),
+            Line("fgsm:loss=cross_entropy", (Linf,)),
+            Line("bim:loss=cross_entropy,steps=50,step_size=0.005,stop=first", (Linf,)),
+            Line("jsma:gamma=0.1,theta=1", (L0,)),
         ),
         False,
         "MVM sampling on CIFAR-10: the same with half the step.",
     ),
     "saliency-detector": Suite(
         (
-            ("fgsm:label=predicted,loss=cross_entropy", (Linf,)),
-            ("bim:loss=cross_entropy,steps=10", (Linf,)),
-            ("iterative_l2:steps=10", (L2,)),
-            ("jsma:gamma=0.1,theta=1", (L0,)),
+            Line("fgsm:label=predicted,loss=cross_entropy", (Linf,)),
+            Line("bim:loss=cross_entropy,steps=10", (Linf,)),
+            Line("iterative_l2:steps=10", (L2,)),
+            Line("jsma:gamma=0.1,theta=1", (L0,)),
         ),
         False,
         "The saliency detector: FGSM without label leaking, BIM, its Euclidean form, JSMA.",
     ),
     "sad": Suite(
         (
-            ("pgd:loss=cross_entropy,momentum=0,steps=20", (Linf,)),
-            ("pgd:eot=32,loss=cross_entropy,momentum=0,steps=12,step_size=2/255", (Linf,)),
-            ("carlini_wagner:const=0.2", (L2,)),
-            ("zoo", (L2,)),
-            ("one_pixel", (L0,)),
+            Line("pgd:loss=cross_entropy,momentum=0,steps=20", (Linf,)),
+            Line("pgd:eot=32,loss=cross_entropy,momentum=0,steps=12,step_size=2/255", (Linf,)),
+            Line("carlini_wagner:const=0.2", (L2,)),
+            Line("zoo", (L2,)),
+            Line("one_pixel", (L0,)),
         ),
         False,
         "SAD: PGD-20, EOT-PGD, C&W with a constant of 0.2, ZOO, one pixel.",

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from redoubtable.attacks import ATTACKS, fgsm, pgd
 from redoubtable.evaluation import SUITES, Settings, Suite, evaluate
 from redoubtable.evaluation.plan import expand
+from redoubtable.evaluation.suites import Line
+from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
 from redoubtable.types import Images, Labels
 from tests.unit.evaluation.parts import Register, assert_equal, guard, hidden, quick
@@ -20,7 +22,7 @@ ALL = (Linf, L2, L1, L0)
 @pytest.fixture
 def cascade(monkeypatch: pytest.MonkeyPatch) -> None:
     """A suite of three attacks of growing strength."""
-    lines = tuple((a, ALL) for a in ("fgsm:loss=margin", "seen", "pgd:loss=margin,steps=20"))
+    lines = tuple(Line(a, ALL) for a in ("fgsm:loss=margin", "seen", "pgd:loss=margin,steps=20"))
     known = dict(SUITES) | {"steps": Suite(lines, True, "Three.")}
     for place in ("plan", "suites"):
         monkeypatch.setattr(f"redoubtable.evaluation.{place}.SUITES", known)
@@ -61,7 +63,7 @@ def test_the_verdict_is_that_of_all_attacks_on_all_images(
     net: nn.Module, x: Tensor, y: Tensor, threat: Any
 ) -> None:
     one = quick(net, x, y, threat, "steps", settings=Settings(chunk=11))
-    lines = [text for text, _ in expand_lines()]
+    lines = [line.text for line in expand_lines()]
     other = quick(net, x, y, threat, lines, settings=Settings(chunk=11))
     assert not other.record["cascade"]
     # Each attack draws its starts for the images it sees: single borderline ones may differ.
@@ -141,12 +143,12 @@ def test_a_function_is_run_as_an_attack(net: nn.Module, x: Tensor, y: Tensor) ->
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_can_be_run(name: str) -> None:
     suite = SUITES[name]
-    kinds = [kind for kind in THREATS.values() if suite.under(kind(4.0))]
+    kinds = [kind for kind in THREATS.values() if suite.against(PLAIN, kind(4.0))]
     assert kinds
     for kind in kinds:
         bounds, _ = expand(name, kind(4.0))
         assert [b.entry.name for b in bounds] == [
-            t.partition(":")[0] for t in suite.under(kind(4.0))
+            t.partition(":")[0] for t in suite.against(PLAIN, kind(4.0))
         ]
         assert all(b.entry.name in ATTACKS for b in bounds)
     for kind in set(THREATS.values()) - set(kinds):
