@@ -27,6 +27,7 @@ REDUCED: dict[str, dict[str, Any]] = {
     "spsa": {"queries": 800, "draws": 20},
     "sparse_rs": {"queries": 400},  # the schedules of both are scaled to it
     "square": {"queries": 600},
+    "zoo": {"steps": 40, "draws": 30, "const": 0.01, "search_steps": 3},
 }
 """Budgets for attacks whose published one of thousands of queries takes too long to test by."""
 NEEDS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
@@ -51,6 +52,7 @@ def run(
     """Run an attack under a fixed random state, cheaply where it says how."""
     takes = settable(entry.obj)
     cheap = {"steps": 4, "queries": 30, "restarts": 2, "population": 20, "draws": 20}
+    cheap |= {"search_steps": 2}
     needed = NEEDS[entry.name](model) if entry.name in NEEDS else {}
     given = {k: v for k, v in cheap.items() if k in takes} | needed | arguments
     with seeded("contract", seed):

@@ -15,7 +15,7 @@ from redoubtable.gradients import fast_copy
 from redoubtable.registry import Entry, settable
 from redoubtable.seeding import seeded
 from redoubtable.threat import L0, THREATS, ThreatModel
-from tests.contract.attacks_parts import REDUCED, every_attack, every_case, run, takes
+from tests.contract.attacks_parts import NEEDS, REDUCED, every_attack, every_case, run, takes
 from tests.networks import RandomScale, blobs, small_net
 
 
@@ -110,7 +110,9 @@ def test_result_is_legal_with_the_published_defaults(
     entry: Entry[Any], threat: ThreatModel, net: nn.Module, x: Tensor, y: Tensor
 ) -> None:
     with seeded("defaults"):
-        x_adv = entry.obj(net, x[:3], y[:3], threat, **REDUCED.get(entry.name, {}))
+        given = NEEDS[entry.name](net) if entry.name in NEEDS else {}
+        given |= REDUCED.get(entry.name, {})
+        x_adv = entry.obj(net, x[:3], y[:3], threat, **given)
     assert_legal(threat, x[:3], x_adv)
 
 

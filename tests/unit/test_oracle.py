@@ -34,9 +34,14 @@ REACH: dict[tuple[str, type[ThreatModel]], float] = {
     ("carlini_wagner", Linf): 1.2,  # its limit falls by tenths, its steps are half of the distance
     ("hop_skip_jump", L2): 1.15,  # a fifth of the queries
     ("hop_skip_jump", Linf): 1.5,
+    ("nes", L2): 2.5,  # estimates of twenty draws, 38 times
+    ("nes", Linf): 2.5,
     ("noise", L1): 40.0,  # the best of a hundred, far from the best there is
     ("noise", L2): 8.0,
     ("noise", Linf): 8.0,
+    ("spsa", L2): 2.0,  # like nes
+    ("spsa", Linf): 2.0,
+    ("zoo", L2): 1.2,  # forty steps of half of the values
     ("square", L2): 2.2,  # its windows have a smooth shape, which random weights have not
 }
 """At how many times the true distance an attack must succeed; 1.05 where nothing is said."""
@@ -74,6 +79,8 @@ def oracle(kind: type[ThreatModel], n: int = 16, seed: int = 0) -> tuple[LinearM
 
 def attack(entry: Entry[Any], *arguments: Any, seed: int = 0, **named: Any) -> Tensor:
     given = {k: v for k, v in named.items() if k != "loss" or k in settable(entry.obj)}
+    if "surrogates" in settable(entry.obj):
+        given["surrogates"] = arguments[:1]
     with seeded("oracle", seed):
         return entry.obj(*arguments, **(REDUCED.get(entry.name, {}) | given))
 
@@ -89,12 +96,12 @@ CASES = [
     for kind in entry.facts["threats"]
     if kind in DUAL
 ]
-ADAM = {"carlini_wagner"}
+ADAM = {"carlini_wagner", "zoo"}
 """Attacks whose step size is Adam's: no length, and too long for distances of thousandths."""
 STEPPING = [
     c
     for c in CASES
-    if "step_size" in settable(c.values[0].obj)  # type: ignore[attr-defined]
+    if {"steps", "step_size"} <= settable(c.values[0].obj).keys()  # type: ignore[attr-defined]
     and c.values[0].name not in ADAM  # type: ignore[attr-defined]
 ]
 targeted_too = pytest.mark.parametrize("targeted", [False, True], ids=["untargeted", "targeted"])

@@ -4,8 +4,8 @@ from redoubtable.attacks.apgd import apgd as apgd
 from redoubtable.attacks.apgd_targeted import apgd_targeted as apgd_targeted
 from redoubtable.attacks.bim import bim as bim
 from redoubtable.attacks.carlini_wagner import carlini_wagner as carlini_wagner
-from redoubtable.attacks.deepfool import deepfool as deepfool
 from redoubtable.attacks.corner_search import corner_search as corner_search
+from redoubtable.attacks.deepfool import deepfool as deepfool
 from redoubtable.attacks.fab import fab as fab
 from redoubtable.attacks.fab import fab_targeted as fab_targeted
 from redoubtable.attacks.fgsm import fgsm as fgsm
@@ -15,6 +15,7 @@ from redoubtable.attacks.jsma import jsma as jsma
 from redoubtable.attacks.l0_pgd import l0_pgd as l0_pgd
 from redoubtable.attacks.lean import lean as lean
 from redoubtable.attacks.multi_targeted import multi_targeted as multi_targeted
+from redoubtable.attacks.nes import nes as nes
 from redoubtable.attacks.noise import noise as noise
 from redoubtable.attacks.one_pixel import one_pixel as one_pixel
 from redoubtable.attacks.pgd import pgd as pgd
@@ -24,4 +25,8 @@ from redoubtable.attacks.registry import ATTACKS as ATTACKS
 from redoubtable.attacks.registry import Attack as Attack
 from redoubtable.attacks.registry import check_threat as check_threat
 from redoubtable.attacks.sparse_rs import sparse_rs as sparse_rs
+from redoubtable.attacks.spsa import spsa as spsa
 from redoubtable.attacks.square import square as square
+from redoubtable.attacks.surrogates import SURROGATES as SURROGATES
+from redoubtable.attacks.transfer import transfer as transfer
+from redoubtable.attacks.zoo import zoo as zoo

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import nn
 
+from redoubtable.attacks.surrogates import SURROGATES
 from redoubtable.losses import LOSSES
 from redoubtable.registry import Registry
 from redoubtable.threat import ThreatModel
@@ -22,7 +23,9 @@ class Attack(Protocol):
         ...
 
 
-ATTACKS: Registry[Attack] = Registry("attack", {"loss": LOSSES, "success": LOSSES})
+ATTACKS: Registry[Attack] = Registry(
+    "attack", {"loss": LOSSES, "success": LOSSES, "surrogates": SURROGATES}
+)
 """Facts: `threats`, the norms an attack works under, and `access`, what it sees of the model:
 "gradient", "score", "label" or "transfer"; `minimal`, whether it looks for the smallest change
 and so may stay well inside the radius (False where it is not stated)."""
