@@ -7,6 +7,9 @@ Paired (see timing.py). Contenders, all on a CIFAR ResNet-20 with crop and flip:
 - plain: a loop as in most repositories: float32, NCHW;
 - trades: beside the passes that it must make, timed one by one.
 
+First weights and all that our loop draws are named by the seed, what the others draw by the number
+of the round. Beside every ratio, a median over rounds, stand the lowest and the highest of them.
+
     python benchmarks/training.py --root DATA --out results/training.json
     python benchmarks/training.py --processes --root DATA --out results/two_processes.json
 """
@@ -14,11 +17,13 @@ Paired (see timing.py). Contenders, all on a CIFAR ResNet-20 with crop and flip:
 import argparse
 import json
 import os
+import shlex
 import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +40,13 @@ from redoubtable.seeding import seeded
 from redoubtable.training import RECIPES, Settings
 from redoubtable.training.run import Run
 
-BATCH, EPS, STEP, STEPS, BETA = 128, 0.031, 0.007, 10, 6.0
+SEED, BATCH, EPS, STEP, STEPS, BETA = 0, 128, 0.031, 0.007, 10, 6.0
+TOGETHER = (128, 256)
+"""Batches of two processes in all; each has half."""
 
 
 def network() -> nn.Module:
-    with seeded("init", 0):
+    with seeded("init", SEED):
         return create("resnet20")
 
 
@@ -50,6 +57,7 @@ def run_of(data: Any, recipe: str, precision: str, batch: int = BATCH) -> Run:
         weight_decay=5e-4,
         augment="crop+flip",
         precision=precision,
+        seed=SEED,
     )
     bound = RECIPES.bind(recipe)
     return Run(network(), data, None, bound.entry.obj(**bound.arguments), settings)
@@ -88,6 +96,20 @@ class Bare:
             self.schedule.step()
 
 
+def ratio(name: str, above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """A ratio of seconds: the median of all rounds, and what it is between."""
+    every = [a / b for a, b in zip(above, below, strict=True)]
+    return {name: statistics.median(every), f"{name}_range": [min(every), max(every)]}
+
+
+def compared(seconds: dict[str, list[float]], images: int, against: str) -> dict[str, Any]:
+    """What `compare` says, with what each ratio is between."""
+    result = compare(seconds, images, against)
+    for name, row in result.items():
+        row |= ratio(f"times_{against}", seconds[against], seconds[name])
+    return result
+
+
 def loops(data: Any, repeats: int) -> dict[str, Any]:
     nothing = lambda *what: None  # noqa: E731
     ours = {p: run_of(data, "natural", p) for p in ("fp32", "bf16")}
@@ -99,11 +121,9 @@ def loops(data: Any, repeats: int) -> dict[str, Any]:
         **{f"ours {p}": lambda p=p: ours[p].epoch(1, nothing) for p in ours},
     }
     seconds = rounds(contenders, repeats)
-    result = compare(seconds, len(data), "plain fp32")
+    result = compared(seconds, len(data), "plain fp32")
     for p in ours:
-        result[f"ours {p}"]["times_bare"] = statistics.median(
-            b / t for b, t in zip(seconds[f"bare {p}"], seconds[f"ours {p}"], strict=True)
-        )
+        result[f"ours {p}"] |= ratio("times_bare", seconds[f"bare {p}"], seconds[f"ours {p}"])
     return result
 
 
@@ -140,19 +160,20 @@ def trades_passes(data: Any, repeats: int, precision: str) -> dict[str, Any]:
 
     ours = run_of(data, "trades", precision)
     contenders = {"its passes": passes, "ours": lambda: ours.epoch(1, lambda *what: None)}
-    result = compare(rounds(contenders, repeats), len(data), "its passes")
+    result = compared(rounds(contenders, repeats), len(data), "its passes")
+    result["images"] = len(data)
     result["per image"] = "10 input gradients, 1 forward pass, 2 forward and backward passes"
     return result
 
 
-def child(root: Path | None, name: str, images: int, precision: str, repeats: int) -> None:
-    """One of the processes that train together: epochs of `images` images, timed by the first."""
+def child(options: argparse.Namespace) -> None:
+    """One of the processes that train together: epochs in float32, timed by the first."""
     torch.set_num_threads(1)
-    data = read(name, "train", root=root, limit=images)
-    run = run_of(data, "natural", precision, 2 * BATCH)
+    data = read(options.data, "train", root=options.root, limit=options.images)
+    run = run_of(data, "natural", "fp32", options.child)
     run.epoch(1, lambda *what: None)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         run.processes.gather(0)
         started = time.perf_counter()
         run.epoch(1, lambda *what: None)
@@ -161,12 +182,12 @@ def child(root: Path | None, name: str, images: int, precision: str, repeats: in
         print(json.dumps(seconds))
 
 
-def launch(count: int, options: argparse.Namespace) -> list[float]:
+def launch(count: int, batch: int, options: argparse.Namespace) -> list[float]:
     """Start `count` processes, each held to one core and one thread; seconds per epoch."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, __file__, "--child", "--data", options.data]
+    command = [sys.executable, __file__, "--child", str(batch), "--data", options.data]
     command += ["--images", str(options.images), "--repeats", "3"]
     command += ["--root", str(options.root)] if options.root else []
     cores = sorted(os.sched_getaffinity(0))
@@ -189,53 +210,77 @@ def launch(count: int, options: argparse.Namespace) -> list[float]:
 
 
 def two_processes(options: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of two processes on a core each, beside one process on one core."""
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    """Images per second of two processes on a core each, beside one process on one core.
+
+    By the batch of both together.
+    """
+    seconds: dict[int, dict[int, list[float]]] = {b: {1: [], 2: []} for b in TOGETHER}
     for number in range(options.repeats):
-        for count in (1, 2) if number % 2 else (2, 1):
-            seconds[count] += launch(count, options)
-    ratio = statistics.median(a / b for a, b in zip(seconds[1], seconds[2], strict=True))
-    rates = {c: options.images / statistics.median(s) for c, s in seconds.items()}
-    return {"images_per_second": rates, "times_one_process": ratio, "seconds": seconds}
+        order = [(batch, count) for batch in TOGETHER for count in (1, 2)]
+        for batch, count in order if number % 2 else reversed(order):
+            seconds[batch][count] += launch(count, batch, options)
+    return {
+        str(batch): {
+            "images_per_second": {c: options.images / statistics.median(s) for c, s in of.items()},
+            **ratio("times_one_process", of[1], of[2]),
+            "seconds": of,
+        }
+        for batch, of in seconds.items()
+    }
+
+
+def typed(words: Sequence[str]) -> str:
+    """The command as it was given; only where the data lie is a matter of the machine."""
+    shown = []
+    for before, word in zip(["", *words], words, strict=False):
+        there = "DATA" if before == "--root" else word
+        shown.append("--root=DATA" if there.startswith("--root=") else there)
+    return shlex.join(["python", "benchmarks/training.py", *shown])
+
+
+def between(row: dict[str, Any], name: str) -> str:
+    """A ratio as text."""
+    low, high = row[f"{name}_range"]
+    return f"{row[name]:.2f}x ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--root", type=Path)
     parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--processes", action="store_true")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("results/training.json"))
     options = parser.parse_args()
     if options.child:
-        child(options.root, options.data, options.images, "fp32", options.repeats)
+        child(options)
         return
     record: dict[str, Any] = {
-        "command": "python benchmarks/training.py"
-        + (" --processes" if options.processes else "")
-        + f" --root DATA --data {options.data}",
+        "command": typed(sys.argv[1:]),
+        "seed": SEED,
         "data": {"name": options.data, "n": options.images},
-        "batch": 2 * BATCH if options.processes else BATCH,
+        "batch": list(TOGETHER) if options.processes else BATCH,
         "network": "resnet20",
         "environment": environment(),
     }
     if options.processes:
         record["two_processes"] = two_processes(options)
-        print(f"two processes: {record['two_processes']['times_one_process']:.2f}x one")
+        for batch, row in record["two_processes"].items():
+            print(f"two processes, batches of {batch}: {between(row, 'times_one_process')} one")
     else:
         data = read(options.data, "train", root=options.root, limit=options.images)
         record["loops"] = loops(data, options.repeats)
         few = data.take(torch.arange(min(len(data), 4 * BATCH)))
         record["trades"] = {p: trades_passes(few, options.repeats, p) for p in ("fp32", "bf16")}
         for name, row in record["loops"].items():
-            bare = f", {row['times_bare']:.2f}x bare" if "times_bare" in row else ""
-            rate, plain = row["images_per_second"], row["times_plain fp32"]
-            print(f"{name}: {rate:.0f}/s, {plain:.2f}x plain{bare}")
+            bare = f", {between(row, 'times_bare')} bare" if "times_bare" in row else ""
+            plain = between(row, "times_plain fp32")
+            print(f"{name}: {row['images_per_second']:.0f}/s, {plain} plain{bare}")
         for precision, row in record["trades"].items():
-            cost = 1 / row["ours"]["times_its passes"]
-            print(f"trades {precision}: {cost:.2f}x the time of its passes")
+            cost = between(row["ours"], "times_its passes")
+            print(f"trades {precision}: {cost} as fast as its passes alone")
     write_json(options.out, record)
 
 
