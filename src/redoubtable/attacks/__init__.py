@@ -9,6 +9,7 @@ from redoubtable.attacks.deepfool import deepfool as deepfool
 from redoubtable.attacks.fab import fab as fab
 from redoubtable.attacks.fab import fab_targeted as fab_targeted
 from redoubtable.attacks.fgsm import fgsm as fgsm
+from redoubtable.attacks.foreign import foreign as foreign
 from redoubtable.attacks.hop_skip_jump import hop_skip_jump as hop_skip_jump
 from redoubtable.attacks.iterative_l2 import iterative_l2 as iterative_l2
 from redoubtable.attacks.jsma import jsma as jsma

@@ -185,7 +185,7 @@ def _best_pair(
     kept, few = front.to(torch.uint8).topk(min(most, front.shape[1]), dim=1)
     found = [
         _compare(few[i], kept[i] > 0, up[i], down[i], changed[i], room[i], pixels)
-        for i in torch.arange(len(up), device=up.device).split(max(1, _ENTRIES // most**2))
+        for i in torch.split(torch.arange(len(up), device=up.device), max(1, _ENTRIES // most**2))
     ]
     return torch.cat([pair for pair, _ in found]), torch.cat([exists for _, exists in found])
 

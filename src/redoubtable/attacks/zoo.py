@@ -8,7 +8,6 @@ from redoubtable.attacks.registry import ATTACKS
 from redoubtable.losses import aim, margin
 from redoubtable.parts import facts_of
 from redoubtable.threat import L2, ThreatModel
-from redoubtable.threat.base import column
 from redoubtable.types import Images, Labels, Logits, Loss
 
 _INSIDE = 0.999999
@@ -146,7 +145,7 @@ class _Descent:
         known = delta * (1 - here.tanh() ** 2)
         share = max(1, (near.batch_size or 512) // (2 * len(w)))
         gains = []
-        for some in at.split(share, dim=1):
+        for some in torch.split(at, share, dim=1):
             around = w.repeat(2, some.shape[1], 1, 1).permute(0, 2, 1, 3).contiguous()
             place = some[None, :, :, None].expand(2, -1, -1, 1)
             width = w.new_tensor([_WIDTH, -_WIDTH]).view(2, 1, 1, 1).expand_as(place)
@@ -167,8 +166,8 @@ class _Descent:
         logits = self.near.look(images)
         won = self.near.offer(index, images, logits)
         value = self._margin(logits, index).to(self.peak)
-        stronger = column(value > self.peak[index], images)
-        self.strongest[index] = torch.where(stronger > 0, images, self.strongest[index])
+        stronger = (value > self.peak[index]).view(-1, 1, 1, 1)
+        self.strongest[index] = torch.where(stronger, images, self.strongest[index])
         self.peak[index] = torch.maximum(value, self.peak[index])
         return won, self._value(logits, index)
 
