@@ -9,6 +9,7 @@ Robust accuracies have records of their own, results/zoo/NAME-robust.json, from 
 
 import argparse
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def command(options: argparse.Namespace) -> str:
+    """The command with every flag that was given, without where run and data lie on a machine."""
+    flags = ["--data", options.data]
+    flags += ["--root", "DATA"] if options.root else []
+    flags += [word for defense in options.defense for word in ("--defense", defense)]
+    flags += ["--note", options.note] if options.note else []
+    flags += ["--trained-by", options.trained_by] if options.trained_by else []
+    return shlex.join(["python", "zoo/make.py", "RUN", options.name, *flags])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder that redoubt train wrote")
@@ -94,11 +105,9 @@ def main() -> None:
         folder, load_model(folder).half(), dataclasses.replace(read_card(folder), metrics=metrics)
     )
     card = read_card(folder)
-    flags = f"--data {options.data} --root DATA"
-    flags += "".join(f" --defense {d}" for d in options.defense)
     record: dict[str, Any] = {
         "kind": "accuracy",
-        "command": f"python zoo/make.py RUN {options.name} {flags}",
+        "command": command(options),
         "trained by": train,
         "model": {k: getattr(card, k) for k in ("architecture", "recipe", "sha256")},
         "settings": dict(card.settings),

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,8 +62,38 @@ def test_a_thousand_real_images_agree_with_the_record(folder, data_folder):
     assert abs(share - value) < 4 * spread + 1e-6
 
 
-def test_the_readme_has_the_table_of_cards_and_records():
+def script():
+    """zoo/make.py, as a module."""
     spec = importlib.util.spec_from_file_location("make", ROOT / "zoo" / "make.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
+    return make
+
+
+def test_the_readme_has_the_table_of_cards_and_records():
+    make = script()
     assert make.table() in (ROOT / "zoo" / "README.md").read_text()
+
+
+def test_the_record_has_every_flag_of_the_command(tmp_path, monkeypatch):
+    """Those that are given, and none that says where data lie on this machine."""
+    make = script()
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "README.md").write_text("<!-- table -->\n<!-- /table -->\n")
+    monkeypatch.setattr(make, "HOME", tmp_path / "zoo")
+    monkeypatch.setattr(make, "RECORDS", tmp_path / "records")
+    run = shutil.copytree(ROOT / "zoo" / "digits-cnn", tmp_path / "run")
+    card = json.loads((run / "card.json").read_text())
+    del card["notes"]["command"]
+    (run / "card.json").write_text(json.dumps(card))
+    flags = ["--data", "digits", "--defense", "subsample:rate=0.5", "--note", "an odd, long one"]
+    flags += ["--trained-by", "redoubt train --out it"]
+    root = ["--root", str(tmp_path)]
+    for more, shown in ((root, ["--root", "DATA"]), ([], [])):
+        monkeypatch.setattr(sys, "argv", ["make.py", str(run), "mine", *flags, *more])
+        make.main()
+        record = json.loads((tmp_path / "records" / "mine.json").read_text())
+        words = shlex.split(record["command"])
+        assert words[:4] == ["python", "zoo/make.py", "RUN", "mine"]
+        assert sorted(words[4:]) == sorted([*flags, *shown])
+        assert record["trained by"] == "redoubt train --out it"
