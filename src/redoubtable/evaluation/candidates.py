@@ -14,7 +14,7 @@ from redoubtable.evaluation.chunks import Chunks
 from redoubtable.evaluation.journal import Arrays, Journal
 from redoubtable.evaluation.outcomes import Look, look
 from redoubtable.evaluation.passes import Passes, counted
-from redoubtable.evaluation.plan import BoundAttack
+from redoubtable.evaluation.plan import BoundAttack, registered
 from redoubtable.files import digest_code, digest_model
 from redoubtable.gradients import FastCopy, fast_copy
 from redoubtable.parts import bare, facts_of
@@ -196,7 +196,9 @@ class Bench:
             open_ = np.flatnonzero(~spared[start : start + self.data.length])
             key = self._key(view, bound, threat, number, open_)
             piece = Piece(number, view, bound.text if bound else "", threat, open_)
-            cells.append(self.journal.cell(key, lambda piece=piece: self._chunk(piece, run)))  # type: ignore[misc]
+            # The settings of a function that was given can't be named, so nothing of it is kept.
+            journal = self.journal if bound is None or registered(bound) else Journal(None)
+            cells.append(journal.cell(key, lambda piece=piece: self._chunk(piece, run)))  # type: ignore[misc]
             self.tick()
         joined = {name: np.concatenate([c[name] for c in cells]) for name in cells[0]}
         forward, backward = joined.pop("passes").reshape(-1, 2).sum(0).tolist()

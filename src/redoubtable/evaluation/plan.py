@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from redoubtable.evaluation.suites import SUITES
 from redoubtable.parts import PLAIN, Facts, facts_of, parts_of
 from redoubtable.registry import Bound, Entry, settable
 from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels
 
 BoundAttack = Bound[Attack]
 
@@ -45,7 +47,7 @@ def expand(
         raise ValueError(f"give at least one attack, or a suite: {', '.join(SUITES)}")
     found = [bound for choice in choices for bound in _expand(choice, threat, facts)]
     cascade = all(isinstance(c, str) and c in SUITES and SUITES[c].cascade for c in choices)
-    return tuple(found), cascade
+    return tuple(_told_apart(found)), cascade
 
 
 def _expand(choice: Choice, threat: ThreatModel, facts: Facts) -> list[BoundAttack]:
@@ -76,11 +78,35 @@ def as_bound(attack: Attack) -> BoundAttack:
     """Return a function of the form of an attack as an entry that the evaluation can run.
 
     It runs as it is, under any threat. What its `name` attribute, else its Python name, says is
-    what it is called; the access that it states as an `access` attribute, else "gradient".
+    what it is called; what its `access` attribute says is its access, else "gradient".
     """
     name = str(getattr(attack, "name", None) or getattr(attack, "__name__", type(attack).__name__))
+
+    def run(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
+        return attack(model, x, y, threat)
+
     facts = {"threats": (ThreatModel,), "access": getattr(attack, "access", "gradient")}
-    return Bound(Entry(name, attack, facts, ""), {}, name)
+    return Bound(Entry(name, run, facts, ""), {}, name)
+
+
+def registered(bound: BoundAttack) -> bool:
+    """Whether an attack is one that its text names, so that the text says all of it."""
+    name = bound.entry.name
+    return name in ATTACKS and ATTACKS[name].obj is bound.entry.obj
+
+
+def _told_apart(bounds: Sequence[BoundAttack]) -> list[BoundAttack]:
+    """The attacks, those given as functions with names that no other one has."""
+    taken = {entry.name for entry in ATTACKS} | {b.text for b in bounds if registered(b)}
+    found = []
+    for bound in bounds:
+        if not registered(bound):
+            names = (bound.text, *(f"{bound.text}#{i}" for i in range(2, len(bounds) + 3)))
+            text = next(n for n in names if n not in taken)
+            taken.add(text)
+            bound = replace(bound, entry=replace(bound.entry, name=text), text=text)
+        found.append(bound)
+    return found
 
 
 def static_plan(attacks: Sequence[str | BoundAttack], threat: ThreatModel) -> list[BoundAttack]:
@@ -130,7 +156,7 @@ def adaptive_plan(
 
 def _bind(attack: str | BoundAttack, threat: ThreatModel) -> BoundAttack:
     bound = ATTACKS.bind(attack) if isinstance(attack, str) else attack
-    if bound.entry.name in ATTACKS:
+    if registered(bound):
         check_threat(bound.entry.name, threat)
     return bound
 

@@ -72,7 +72,7 @@ SUITES: Mapping[str, Suite] = {
     "standard": Suite(
         (
             Line("apgd:loss=cross_entropy", (Linf, L2, L1)),
-            Line("apgd_targeted", (Linf, L2, L1)),
+            Line("apgd_targeted:loss=dlr", (Linf, L2, L1)),
             Line("fab_targeted", (Linf, L2, L1)),
             Line("square", (Linf, L2)),
         ),

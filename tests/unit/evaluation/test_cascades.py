@@ -140,6 +140,27 @@ def test_a_function_is_run_as_an_attack(net: nn.Module, x: Tensor, y: Tensor) ->
         quick(net, x, y, Linf(0.06), lambda model, x, y, threat: (x + 0.2).clamp(0, 1))
 
 
+def test_functions_are_told_apart_and_run_anew(
+    net: nn.Module, x: Tensor, y: Tensor, tmp_path: Any
+) -> None:
+    def strength(size: float) -> Any:
+        def pgd(
+            model: nn.Module, x: Images, y: Labels, threat: Any, *, stop: bool = True
+        ) -> Images:
+            return threat.project(x + size, x)
+
+        return pgd
+
+    def run(*sizes: float) -> Any:
+        return quick(net, x, y, Linf(0.06), [strength(s) for s in sizes], out=tmp_path)
+
+    e = run(0.01, 0.05)
+    assert [r["attack"] for r in e.record["rows"]] == ["pgd#2", "pgd#3"]
+    assert [r["distance"]["max"] for r in e.record["rows"]] == pytest.approx([0.01, 0.05], rel=1e-3)
+    again = run(0.02, 0.05)
+    assert again.record["rows"][0]["distance"]["max"] == pytest.approx(0.02, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_can_be_run(name: str) -> None:
     suite = SUITES[name]
