@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from redoubtable.attacks.search import Search
-from redoubtable.losses import Objective
 from redoubtable.parts import facts_of
 from redoubtable.types import Images
 
@@ -17,9 +16,7 @@ REFRESH = 10
 """On a random model every how many queries the kept images are looked at again."""
 
 
-def random_search(
-    search: Search, rank: Objective, start: Images, propose: Propose, queries: int, eot: int
-) -> None:
+def random_search(search: Search, start: Images, propose: Propose, queries: int, eot: int) -> None:
     """Spend the queries of each open example of `search` on proposals.
 
     On a random model the value of a kept image is the largest of many noisy ones and so too large;
@@ -27,7 +24,6 @@ def random_search(
 
     Args:
         search: where images are offered; it knows who is finished.
-        rank: what `search` ranks by.
         start: (N, C, H, W) the first proposals.
         propose: makes the next ones, all of them legal.
         queries: answers asked for per example, each a mean over `eot` draws.
@@ -42,13 +38,13 @@ def random_search(
     index = search.open
     new = start[index]
     for query in range(1, queries + 1):
+        if forgets and query % REFRESH == 0:
+            search.revalue(index, search.look(search.best[index], eot))
+            continue
         index = index[search.offer(index, new, search.look(new, eot))]
         if len(index) == 0 or query == queries:
             return
-        kept = search.best[index]
-        if forgets and query % REFRESH == 0:
-            search.value[index] = rank(search.look(kept, eot), index).to(search.value)
-        new = propose(query, index, kept)
+        new = propose(query, index, search.best[index])
 
 
 def random_signs(*shape: int, like: Tensor) -> Tensor:

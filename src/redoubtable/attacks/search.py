@@ -91,6 +91,13 @@ class Search:
             self.finished[index[better & (value > 0)]] = True
         return ~self.finished[index]
 
+    def revalue(self, index: Tensor, logits: Logits) -> None:
+        """Give the (M,) examples' strongest images the values of a new look at them, (M, K).
+
+        On a random model the largest of many values is a lucky one, and would never be beaten.
+        """
+        self.value[index] = self._rank(logits, index).to(self.value)
+
     def climb(
         self,
         start: Images,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from redoubtable.attacks.random_search import other_signs, random_search, random_signs
 from redoubtable.attacks.registry import ATTACKS, check_threat
 from redoubtable.attacks.search import Search
-from redoubtable.losses import aim, margin
+from redoubtable.losses import margin
 from redoubtable.threat import L0, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
@@ -71,7 +71,7 @@ def sparse_rs(
         return _exchange(kept, x[index], exchanged, max(int(share * most), min(int(most), 1)))
 
     start = _place(x, x, torch.rand_like(x[:, 0]).flatten(1), pixels, int(most))
-    random_search(search, aim(success, y, targets), start, propose, queries, eot)
+    random_search(search, start, propose, queries, eot)
     return threat.project(search.best, x)
 
 

@@ -8,7 +8,7 @@ from redoubtable.attacks.random_search import random_search
 from redoubtable.attacks.registry import ATTACKS, check_threat
 from redoubtable.attacks.search import Search
 from redoubtable.attacks.square_windows import MOVES
-from redoubtable.losses import aim, margin
+from redoubtable.losses import margin
 from redoubtable.threat import L2, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
@@ -69,7 +69,7 @@ def square(
         return moves.change(kept, x[index], threat.select(index), side)
 
     start = moves.start(x, threat)
-    random_search(search, aim(success, y, targets), start, propose, queries, eot)
+    random_search(search, start, propose, queries, eot)
     return threat.project(search.best, x)
 
 

@@ -6,16 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redoubtable.attacks import ATTACKS, hop_skip_jump, square
+from redoubtable.attacks import (
+    ATTACKS,
+    corner_search,
+    hop_skip_jump,
+    one_pixel,
+    sparse_rs,
+    square,
+)
 from redoubtable.attacks.random_search import other_signs, random_search
 from redoubtable.attacks.search import Search
 from redoubtable.attacks.square import _side
 from redoubtable.attacks.square_windows import _move_mass, _recolour, _shape
-from redoubtable.losses import aim, margin
+from redoubtable.losses import margin
 from redoubtable.parts import Facts, Part
 from redoubtable.registry import Entry, settable
 from redoubtable.seeding import seeded
-from redoubtable.threat import L2, Linf, ThreatModel
+from redoubtable.threat import L0, L2, Linf, ThreatModel
 from tests.contract.attacks_parts import EPS
 from tests.networks import RandomScale, blobs, facts, small_net
 from tests.unit.attacks.linear_parts import answers, distances, linear
@@ -213,9 +220,9 @@ def test_a_lucky_draw_does_not_stay_for_ever() -> None:
         steps.append(len(index))
         return torch.full_like(kept, 0.3 if query < 6 else 0.4)
 
-    random_search(search, aim(margin, y, None), x, propose, 25, 1)
+    random_search(search, x, propose, 25, 1)
     assert torch.equal(search.best, torch.full_like(x, 0.4))
-    assert steps == [2] * 24, "on a random model nobody leaves"
+    assert steps == [2] * 22, "on a random model nobody leaves; two queries look again"
 
 
 # -- HopSkipJump -----------------------------------------------------------------------------------
@@ -255,6 +262,24 @@ def test_the_budget_of_queries_is_kept(queries: int) -> None:
         attack(counter, x, y, threat, queries=queries)  # type: ignore[operator]
         assert counter.images <= 4 * queries
         assert queries == 30 or counter.images >= 0.7 * 4 * queries
+
+
+@pytest.mark.parametrize("attack", [square, sparse_rs, hop_skip_jump, one_pixel, corner_search])
+def test_every_answer_is_a_mean_over_the_draws(attack: Any) -> None:
+    """Three draws cost three times as many passes as one, no more and no fewer."""
+    x = blobs(3, 1, 3, 4)
+    y = answers(small_net(1), x)
+    cheap = {"steps": 2, "queries": 45, "population": 6, "draws": 8}
+    given = {k: v for k, v in cheap.items() if k in ATTACKS[attack.__name__].obj.__kwdefaults__}
+    threat = L0(2) if attack in (sparse_rs, one_pixel, corner_search) else Linf(0.001)
+    passes = []
+    for eot in (1, 3):
+        counter = Counting(small_net(1))
+        attack(RandomScale(counter, spread=0.0), x, y, threat, eot=eot, **given)
+        passes.append(counter.images)
+    assert passes[1] == 3 * passes[0]
+    if "queries" in given and attack is not hop_skip_jump:
+        assert passes[0] == 3 * 45
 
 
 class Prototypes(nn.Module):
