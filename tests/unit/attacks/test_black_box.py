@@ -76,6 +76,33 @@ def test_a_label_attack_sees_labels_only(entry: Entry[Any], targeted: bool) -> N
     assert not torch.equal(found[0], x)
 
 
+BUDGETS: dict[str, tuple[ThreatModel, dict[str, Any]]] = {
+    "square": (Linf(0.5), {"queries": 300}),
+    "sparse_rs": (L0(16), {"queries": 300}),
+    "hop_skip_jump": (L2(torch.inf), {"queries": 300}),
+    "one_pixel": (L0(16), {"steps": 20, "population": 40}),
+    "corner_search": (L0(16), {"steps": 4, "draws": 100, "population": 20}),
+    "l0_pgd": (L0(16), {}),
+    "pgd0": (L0(16), {}),
+}
+
+
+@pytest.mark.parametrize("name", list(BUDGETS))
+def test_a_target_is_reached_that_is_not_the_next_class(name: str) -> None:
+    """Of five classes the one that was third: going away from the true one ends elsewhere."""
+    model, x, y = linear(5)
+    with torch.no_grad():
+        targets = model(x).argsort(1, descending=True)[:, 2]
+    threat, given = BUDGETS[name]
+    reached = []
+    for goal in (targets, None):
+        with seeded("target"):
+            found = ATTACKS[name].obj(model, x, y, threat, targets=goal, **given)
+        reached.append((answers(model, found) == targets).double().mean().item())
+    assert reached[0] >= 0.9
+    assert reached[1] <= 0.6
+
+
 # -- Square attack ---------------------------------------------------------------------------------
 
 
