@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from redoubtable.attacks import deepfool, fab, fab_targeted
 from redoubtable.attacks.boundary import nearest_boundary
 from redoubtable.attacks.rivals import leads_of
+from redoubtable.gradients import FastCopy
 from redoubtable.losses import Objective, margin
 from redoubtable.seeding import seeded
 from redoubtable.threat import L2, Linf, ThreatModel
@@ -197,6 +198,22 @@ def test_fab_lets_examples_leave_within_a_finite_radius_only(attack: Attack) -> 
     for threat, stop in ((near, False), (L2(torch.inf), True)):
         many = looks(attack, model, x, y, threat, steps=20, search_steps=0, stop=stop)
         assert many >= 40 * len(x)
+
+
+@every_attack
+def test_the_last_image_counts_and_is_taken_across_the_exact_boundary(attack: Attack) -> None:
+    """Of a copy whose boundaries are nearer than those of the model it stands for."""
+    model, x, y = linear(2)
+    with torch.no_grad():
+        lead = model(x).diff(dim=1)
+    x, y = x[lead[:, 0] < 0], y[lead[:, 0] < 0]
+    exact = LinearModel(model.weight.data, model.bias.data.clone())
+    # 6% of the smallest lead: further than the attacks go beyond the boundary in one step.
+    exact.bias.data[1] -= 0.06 * lead[lead < 0].abs().min()
+    found = attack(FastCopy(model, exact), x, y, L2(torch.inf), steps=1)
+    near = distances(exact, x, y, L2).amin(1)
+    assert (answers(exact, found) == 1).all()
+    assert (L2(0.0).distance(x, found) < 1.12 * near).all()
 
 
 @every_attack
