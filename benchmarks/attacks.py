@@ -43,11 +43,17 @@ Contender = Callable[[], Tensor]
 
 
 def ours(
-    net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, text: str, precision: str = "fp32"
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    text: str,
+    precision: str = "fp32",
+    **more: Any,
 ) -> Contender:
     """An attack as the evaluation runs it: on a fast copy, made anew each time."""
     bound = ATTACKS.bind(text)
-    size = {"batch_size": 256} | dict(bound.arguments)
+    size = {"batch_size": 256} | dict(bound.arguments) | more
 
     def run() -> Tensor:
         copy = fast_copy(net, x[:2], precision)  # type: ignore[arg-type]
@@ -288,7 +294,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     record: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/attacks.py", *_shown(sys.argv[1:])]),
+        "command": shown_command("attacks.py"),
         "seed": 0,
         "networks": [NATURAL, TRAINED],
         "view": "white box; no defense, so static is adaptive",
@@ -301,10 +307,12 @@ def main() -> None:
         write_json(options.out, record)
 
 
-def _shown(arguments: list[str]) -> list[str]:
-    """The arguments without this machine's folder of data."""
+def shown_command(script: str) -> str:
+    """The command as it was typed, without this machine's folder of data."""
+    arguments = sys.argv[1:]
     place = arguments.index("--root") + 1
-    return [*arguments[:place], "DATA", *arguments[place + 1 :]]
+    arguments = [*arguments[:place], "DATA", *arguments[place + 1 :]]
+    return shlex.join(["python", f"benchmarks/{script}", *arguments])
 
 
 if __name__ == "__main__":
