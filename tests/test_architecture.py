@@ -179,11 +179,16 @@ def norm_branches(tree: ast.AST) -> list[int]:
 
 
 ATTACK_FILES = sorted((ROOT / "attacks").glob("*.py"))
+TABLES = {"square_windows.py": "the paper has one algorithm for Linf and another one for L2"}
+"""Where a table by norm may stand, and why."""
 
 
 @pytest.mark.parametrize("path", ATTACK_FILES, ids=lambda p: p.name)
 def test_attacks_never_ask_which_norm_it_is(path: Path) -> None:
-    assert not norm_branches(ast.parse(path.read_text(encoding="utf-8")))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tables = [n.lineno for n in tree.body if isinstance(n, ast.AnnAssign)]
+    found = set(norm_branches(tree)) - set(tables if path.name in TABLES else [])
+    assert not found
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Projected gradient descent under L0, one pixel at a time."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from redoubtable.attacks.registry import ATTACKS, check_threat
@@ -50,13 +52,13 @@ def l0_pgd(
         (N, C, H, W) legal images: of each example the iterate of largest `success`.
     """
     check_threat("l0_pgd", threat)
-    assert isinstance(threat, L0)
+    ball = cast(L0, threat)
     x = x.detach()
     check_losses(facts_of(model).abstains, loss=loss)
     search = Search(model, x, y, targets, success, stop, batch_size)
 
     def step(index: Tensor, here: Images, gradient: Tensor) -> Images:
-        return threat.select(index).exchange(gradient, here, x[index])
+        return ball.select(index).exchange(gradient, here, x[index])
 
     walk(search, x, aim(loss, y, targets), step, steps=steps, eot=eot)
     return threat.project(search.best, x)

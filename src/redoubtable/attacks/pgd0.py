@@ -1,5 +1,7 @@
 """PGD_0: gradient steps, projected onto the images with few changed pixels."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +66,7 @@ def pgd0(
     if step_size is not None and not step_size > 0:
         raise ValueError(f"`step_size` must be positive, got {step_size}")
     check_threat("pgd0", threat)
-    assert isinstance(threat, L0)
+    ball = cast(L0, threat)
     x = x.detach()
     check_losses(facts_of(model).abstains, loss=loss)
     search = Search(model, x, y, targets, success, stop, batch_size)
@@ -72,9 +74,9 @@ def pgd0(
 
     def step(index: Tensor, here: Images, gradient: Tensor) -> Images:
         size = gradient.abs().sum((1, 2, 3)).clamp_min(1e-10)
-        return threat.select(index).nearest(here + gradient * column(length / size, x), x[index])
+        return ball.select(index).nearest(here + gradient * column(length / size, x), x[index])
 
     for _ in range(restarts):
         noise = (2 * torch.rand_like(x) - 1 + x).clamp(0, 1)
-        walk(search, threat.nearest(noise, x), aim(loss, y, targets), step, steps=steps, eot=eot)
+        walk(search, ball.nearest(noise, x), aim(loss, y, targets), step, steps=steps, eot=eot)
     return threat.project(search.best, x)
