@@ -16,6 +16,8 @@ from redoubtable.types import Images, Labels, Logits, Loss
 
 _INSIDE = 0.999999
 """How much an image is pulled to grey, so that no value of 0 or 1 is infinitely far away."""
+_PATIENCE = 50
+"""Least number of steps between two looks at who stalls: Adam overshoots, and comes back."""
 _LARGEST_CONST = 20.0
 _SMALLEST_LIMIT = 1 / 256
 _LIMIT_FACTOR = 0.9
@@ -45,8 +47,9 @@ def carlini_wagner(
     Linf (VI.C) it is what exceeds a limit, summed; the limit starts at the radius (at 1 without
     one) and is lowered by a tenth after a success, const doubles after a failure, up to 20.
 
-    An image whose objective stalls leaves until the next round, as in the authors' code; there
-    the whole batch does, and under L2 alone. On a random model nothing leaves early.
+    An image whose objective has not fallen for a tenth of the steps (without a success under L2:
+    for half of them) leaves until the next round; in the authors' code the whole batch does, and
+    under L2 alone. On a random model nothing leaves early.
 
     Args:
         model: classifier.
@@ -102,7 +105,7 @@ def _bisect_const(descent: "_Descent", const: float, rounds: int) -> None:
 
 
 def _lower_limit(descent: "_Descent", const: float | None, rounds: int | None) -> None:
-    """Rounds from the last success, each under a lower limit or with a larger constant."""
+    """Rounds from where the one before ended, under a lower limit or with a larger constant."""
     clean, threat = descent.near.x, descent.near.threat
     start, limit = clean.clone(), threat.radius(clean).clamp_max(1)
     weight = torch.full_like(limit, 1e-5 if const is None else const)
@@ -113,9 +116,7 @@ def _lower_limit(descent: "_Descent", const: float | None, rounds: int | None) -
         index = descent.open(done)
         if len(index) == 0:
             return
-        reached, last = descent.run(index, start, weight, limit)
-        won = reached.view(-1, 1, 1, 1)
-        start = torch.where(won, last, start)
+        reached, start = descent.run(index, start, weight, limit)
         lower = _LIMIT_FACTOR * torch.minimum(limit, threat.distance(clean, start))
         limit = torch.where(reached, lower, limit)
         weight = torch.where(reached, weight, 2 * weight)
@@ -163,11 +164,11 @@ class _Descent:
 
         Returns:
             (N,) which of them succeeded, under Linf within the limit, and (N, C, H, W) where they
-            did so last, or else the start.
+            did so last, or else stood last.
         """
         near, threat = self.near, self.near.threat
         reached, there = torch.zeros_like(self.peak, dtype=torch.bool), start.clone()
-        before = torch.full_like(self.peak, torch.inf)
+        lowest, since = torch.full_like(self.peak, torch.inf), torch.zeros_like(self.peak)
         adam = _Adam((_INSIDE * (2 * start[index] - 1)).atanh(), self.step_size)
         for step in range(1, self.steps + 2):  # the last image is only looked at
             image, weight = (adam.value.tanh() + 1) / 2, const[index]
@@ -178,15 +179,23 @@ class _Descent:
             won = self.offer(index, image, slope.logits)
             if threat.peaked:
                 won &= cost <= 1e-4 * weight
+            kept = (won | ~reached[index]).view(-1, 1, 1, 1)
+            there[index] = torch.where(kept, image, there[index])
             reached[index] |= won
-            there[index] = torch.where(won.view(-1, 1, 1, 1), image, there[index])
             if step > self.steps:
                 break
-            stay = ~won if threat.peaked else torch.ones_like(won)
-            if step % max(1, self.steps // 10) == 0:
-                total = cost + weight * (self.confidence - slope.loss)
-                stay &= total <= 0.9999 * before[index]
-                before[index] = total
+            total = cost + weight * (self.confidence - slope.loss)
+            fell = total <= 0.9999 * lowest[index]
+            lowest[index], since[index] = (
+                torch.where(fell, new, old[index])
+                for new, old in ((total, lowest), (torch.full_like(total, step), since))
+            )
+            patience = max(_PATIENCE, self.steps // 10)
+            stalled = step - since[index]
+            if threat.peaked:
+                stay = (stalled < patience) & ~won
+            else:  # values at the box take long before they do anything
+                stay = stalled < torch.where(reached[index], patience, 5 * patience)
             push = column(weight, pull) * slope.gradient
             adam.step(2 * image * (1 - image) * (pull - push))
             if self.leaves and not bool(stay.all()):

@@ -103,7 +103,7 @@ def _foolbox(
         model.eval()
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         radius = threat.radius(x)  # foolbox takes one for all images
-        for eps in torch.unique(radius).tolist():  # type: ignore[no-untyped-call]
+        for eps in torch.unique(radius).tolist():
             some = (radius == eps).nonzero().squeeze(1)
             if targets is None:
                 aim = foolbox.criteria.Misclassification(y[some])

@@ -17,6 +17,9 @@ from redoubtable.types import Images, Labels, Logits, Loss
 _ENTRIES = 2**24
 """Pairs of features in memory at a time, over all images."""
 
+_FULL = 0.01
+"""How close to the box a feature is left alone: clipped, it would change by next to nothing."""
+
 
 @ATTACKS.register("jsma", threats=(L0,), access="gradient")
 def jsma(
@@ -136,7 +139,7 @@ def _fill(
     facts, sign = facts_of(search.model), 1.0 if theta > 0 else -1.0
     leaves = not (facts.stochastic or facts.batch_dependent)
     x_adv, index, radius = search.x.clone(), search.open, threat.radius(search.x)
-    unused = (x_adv < 1 if theta > 0 else x_adv > 0).flatten(1)
+    unused = (x_adv < 1 - _FULL if theta > 0 else x_adv > _FULL).flatten(1)
     for _ in range(steps):
         if len(index) == 0:
             return

@@ -11,6 +11,8 @@ from redoubtable.threat import L2, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
 
 _INSIDE = 0.999999
+_PATIENCE = 50
+"""Least number of steps between two looks at who stalls: Adam overshoots, and comes back."""
 _WIDTH = 1e-4
 """Half the width of a difference, in units of the variable (the authors' h)."""
 
@@ -119,7 +121,7 @@ class _Descent:
             reached[index] |= won
             if self.leaves:
                 stay = near.distance[index] > 0
-                if step and step % max(1, self.steps // 10) == 0:
+                if step and step % max(_PATIENCE, self.steps // 10) == 0:
                     total = (image - near.x[index]).flatten(1).square().sum(1)
                     total = total + const[index] * (self.confidence - value)
                     stay &= (total <= 0.9999 * before[index]) | ~reached[index]

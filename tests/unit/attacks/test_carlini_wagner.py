@@ -1,15 +1,23 @@
 """The attack of Carlini and Wagner finds the smallest change of a linear model, and no larger."""
 
+import types
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from redoubtable.attacks import carlini_wagner
+from redoubtable.attacks.carlini_wagner import _bisect_const
 from redoubtable.seeding import seeded
 from redoubtable.threat import L2, Linf
 from tests.networks import LinearModel, RandomScale
 from tests.unit.test_oracle import answers, oracle
 
 FREE = L2(torch.inf)
+X = torch.zeros(1, 1, 1, 1)
+SHORT: dict[type, dict[str, Any]] = {L2: {}, Linf: {"const": 0.01, "search_steps": 20}}
+"""Where the constant of 1e-5 that the authors double from would take most of the time."""
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -26,7 +34,7 @@ def test_the_smallest_l2_change_of_a_linear_model(targeted: bool) -> None:
 def test_the_smallest_linf_change_of_a_linear_model() -> None:
     model, (x, y, distance) = oracle(Linf)
     free = Linf(torch.inf)
-    found = carlini_wagner(model, x, y, free, steps=100, step_size=0.002)
+    found = carlini_wagner(model, x, y, free, steps=100, step_size=0.002, **SHORT[Linf])
     ratio = free.distance(x, found) / distance
     assert torch.equal(answers(model, found), 1 - y)
     assert ratio.min() >= 1
@@ -56,6 +64,30 @@ def test_a_search_from_a_constant_finds_one_that_is_far_off() -> None:
         assert (FREE.distance(x, found) / distance).max() < 1.1
 
 
+class Scripted:
+    """Rounds that succeed from a constant of 3.3 on, and remember what they were given."""
+
+    def __init__(self) -> None:
+        self.near, self.everyone = types.SimpleNamespace(x=X, look=lambda x: x), torch.arange(1)
+        self.given: list[float] = []
+
+    def offer(self, *_: Tensor) -> None:
+        pass
+
+    def open(self) -> Tensor:
+        return self.everyone
+
+    def run(self, index: Tensor, start: Tensor, const: Tensor, limit: Tensor) -> Any:
+        self.given.append(const.item())
+        return const >= 3.3, start
+
+
+def test_constants_are_sought_by_tens_and_then_by_halves() -> None:
+    rounds = Scripted()
+    _bisect_const(rounds, 1.0, 6)  # type: ignore[arg-type]
+    assert rounds.given == [1.0, 10.0, 5.5, 3.25, 4.375, 3.8125]
+
+
 @pytest.mark.parametrize("kind", [L2, Linf])
 def test_confidence_is_the_margin_that_is_passed(kind: type[L2] | type[Linf]) -> None:
     model, (x, y, _) = oracle(kind)
@@ -64,13 +96,38 @@ def test_confidence_is_the_margin_that_is_passed(kind: type[L2] | type[Linf]) ->
     rows = torch.arange(len(y))
     kappa = (before[rows, y] - before[rows, 1 - y]).median().item()
     found = carlini_wagner(
-        model, x, y, kind(torch.inf), steps=100, step_size=0.002, confidence=kappa
+        model, x, y, kind(torch.inf), steps=100, step_size=0.002, confidence=kappa, **SHORT[kind]
     )
     with torch.no_grad():
         after = model(found)
     margin = after[rows, 1 - y] - after[rows, y]
     assert (margin > kappa).all()
     assert (margin < 1.5 * kappa).all()
+
+
+@pytest.mark.parametrize("kind", [L2, Linf])
+def test_a_target_behind_another_class_is_reached(kind: type[L2] | type[Linf]) -> None:
+    """Class 1 begins at 0.6 in one value, class 2 at 0.7 in the other."""
+    weight = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
+    model = LinearModel(weight, torch.tensor([0.0, -5.4, -6.3]))
+    x, y = torch.full((2, 1, 1, 2), 0.5), torch.zeros(2, dtype=torch.long)
+    found = carlini_wagner(
+        model, x, y, kind(torch.inf), targets=torch.tensor([1, 2]), steps=60, step_size=0.02,
+        **SHORT[kind],
+    )  # fmt: skip
+    assert answers(model, found).tolist() == [1, 2]
+    reach = kind(torch.inf).distance(x, found)
+    assert 0.1 <= reach[0] < 0.13
+    assert 0.2 <= reach[1] < 0.25
+    free = carlini_wagner(model, x, y, kind(torch.inf), steps=60, step_size=0.02, **SHORT[kind])
+    assert answers(model, free).tolist() == [1, 1]
+
+
+def test_images_with_large_gradients_are_not_left_while_they_overshoot() -> None:
+    """A large constant throws an image far over the boundary; fifty steps bring it back."""
+    model, (x, y, distance) = oracle(L2)
+    found = carlini_wagner(model, x, y, FREE, steps=100, const=0.1)
+    assert (FREE.distance(x, found) / distance).max() < 1.1
 
 
 def test_the_last_step_counts() -> None:
@@ -88,12 +145,14 @@ def test_what_is_wrong_from_the_start_stays_as_it_is() -> None:
     assert still.tolist() == [i < 3 for i in range(len(y))]
 
 
-def test_values_at_the_box_can_leave_it() -> None:
+@pytest.mark.parametrize("kind", [L2, Linf])
+def test_values_at_the_box_can_leave_it(kind: type[L2] | type[Linf]) -> None:
     """tanh of an infinite variable has no slope: 0 and 1 are drawn in a little."""
     model = LinearModel(torch.tensor([[[[1.0]]], [[[-1.0]]]]), torch.tensor([0.0, 1.9]))
     x, y = torch.ones(1, 1, 1, 1), torch.zeros(1, dtype=torch.long)
-    found = carlini_wagner(model, x, y, FREE, steps=600, const=10.0)
-    assert 0.90 < found.item() < 0.95
+    given = {"const": 10.0} if kind is L2 else SHORT[kind]
+    found = carlini_wagner(model, x, y, kind(torch.inf), steps=600, **given)
+    assert 0.85 < found.item() < 0.95
 
 
 def test_a_random_model_is_ranked_by_the_mean_of_its_draws() -> None:

@@ -86,6 +86,49 @@ def test_a_model_without_gradients_falls_close_to_its_boundary(
     assert (answers(model, far) != y).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("attack", [nes, spsa, zoo])
+def test_a_target_behind_another_class_is_reached(attack: object) -> None:
+    """Class 1 begins at 0.6 in one value, class 2 at 0.7 in the other."""
+    weight = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
+    model = LinearModel(weight, torch.tensor([0.0, -5.4, -6.3]))
+    x, y = torch.full((2, 1, 1, 2), 0.5), torch.zeros(2, dtype=torch.long)
+    budget = {"steps": 60, "const": 1.0, "step_size": 0.05} if attack is zoo else {"queries": 1300}
+    targets = torch.tensor([1, 2])
+    found = attack(model, x, y, L2(0.4), targets=targets, draws=20, **budget)  # type: ignore[operator]
+    assert answers(model, found).tolist() == [1, 2]
+
+
+def test_estimates_average_over_the_draws_of_a_random_model() -> None:
+    model, (x, y, _) = oracle(Linf)
+    coin = RandomScale(model, spread=1.0)
+    search = Search(coin, x, y, None, margin, stop=False)
+    side = torch.where(y == 1, -1.0, 1.0).view(-1, 1, 1, 1)
+    slope = side * (model.weight[1] - model.weight[0]).detach()
+    errors = []
+    for eot in (1, 64):
+        with seeded("estimate"):
+            got = estimate(
+                search, torch.arange(len(x)), x, aim(margin, y, None), torch.randn_like, 100,
+                0.001, eot,
+            )  # fmt: skip
+        errors.append((got - slope).flatten(1).norm(dim=1).mean().item())
+    assert errors[1] < errors[0] / 1.5
+
+
+def test_the_first_step_of_spsa_is_that_of_adam() -> None:
+    model, (x, y, _) = oracle(Linf)
+    ball = Linf(0.2)
+    with seeded("adam"):
+        start = ball.sample(x)
+    with seeded("adam"):
+        found = spsa(model, x, y, ball, queries=22, draws=20, step_size=0.003, stop=False)
+    length = (found - start).abs()
+    moved = (length.flatten(1) > 1e-9).any(1)  # the others were strongest where they began
+    assert moved.sum() >= 8
+    at_limit = ((found - x).abs() > 0.2 - 1e-6)[moved]
+    assert torch.allclose(length[moved][~at_limit], torch.tensor(0.003).double(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("attack", [nes, spsa])
 @pytest.mark.parametrize("queries", [22, 42, 64, 500])
 def test_no_more_queries_are_spent_than_given(attack: object, queries: int) -> None:

@@ -30,7 +30,7 @@ def best_pair(
 ) -> set[int]:
     """By trying every pair (Papernot et al. 2016, algorithm 3)."""
     sign = 1.0 if theta > 0 else -1.0
-    free = [i for i, v in enumerate(x.flatten().tolist()) if (v < 1 if theta > 0 else v > 0)]
+    free = [i for i, v in enumerate(x.flatten().tolist()) if (v < 0.99 if theta > 0 else v > 0.01)]
     best, found = 0.0, set()
     for i, j in itertools.combinations(free, 2):
         a, b = (own[i] + own[j]).item(), (rest[i] + rest[j]).item()
@@ -88,6 +88,14 @@ def test_the_steepest_features_go_first_and_no_more_than_it_takes() -> None:
     assert found.flatten().tolist() == [0, 1, 0, 1, 0, 1, 0, 1]  # 8 + 7, then 6 + 5
     single = jsma(model, x, y, FREE, gamma=1.0, pairs=False)
     assert single.flatten().tolist() == [0, 1, 0, 0, 0, 1, 0, 1]  # 8 + 7 + 6 are enough
+
+
+def test_a_feature_that_is_all_but_full_takes_no_place_of_another() -> None:
+    slope = torch.tensor([1.0, 8, 3, 5]).view(1, 2, 2)
+    x, y = images(0.0, 1, (1, 2, 2))
+    x[0, 0, 0, 1] = 0.996
+    found = jsma(two_classes(slope, bias=20.0), x, y, FREE, gamma=0.5)
+    assert torch.allclose(found.flatten(), torch.tensor([0, 0.996, 1, 1]))
 
 
 def test_theta_below_zero_empties_features() -> None:

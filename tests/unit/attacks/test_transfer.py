@@ -31,6 +31,15 @@ def test_what_fools_a_surrogate_like_the_model_fools_the_model(
     assert torch.equal(answers(model, found), 1 - y)
 
 
+def test_a_target_behind_another_class_is_reached() -> None:
+    """Class 1 begins at 0.6 in one value, class 2 at 0.7 in the other."""
+    weight = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
+    model = LinearModel(weight, torch.tensor([0.0, -5.4, -6.3]))
+    x, y = torch.full((2, 1, 1, 2), 0.5), torch.zeros(2, dtype=torch.long)
+    found = transfer(Never(), x, y, L2(0.25), surrogates=[model], targets=torch.tensor([1, 2]))
+    assert answers(model, found).tolist() == [1, 2]
+
+
 def test_all_steps_are_taken_although_the_surrogate_is_fooled_before() -> None:
     model, (x, y, distance) = oracle(Linf)
     ball = Linf(5 * distance)
