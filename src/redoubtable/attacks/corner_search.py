@@ -5,13 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from redoubtable.attacks.crowd import offer_best, per_pass, with_pixels
+from redoubtable.attacks.crowd import offer_best, with_pixels
 from redoubtable.attacks.registry import ATTACKS, check_threat
 from redoubtable.attacks.search import Search
 from redoubtable.losses import Objective, aim, margin
-from redoubtable.parts import facts_of
 from redoubtable.threat import L0, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
+
+_AT_ONCE = 256
+"""Single pixels whose answers are kept before the best of them are chosen."""
 
 
 @ATTACKS.register("corner_search", threats=(L0,), access="score")
@@ -100,11 +102,9 @@ def _single_pixels(
     x = search.x
     n, channels, height, width = x.shape
     index, paint = torch.arange(n, device=x.device), _painter(x)
-    together = facts_of(search.model).batch_dependent
-    piece = per_pass(n, search.batch_size, together, x)
     numbers = torch.arange(height * width * 2**channels, device=x.device)
     best = kept = None
-    for some in torch.split(numbers, piece):
+    for some in torch.split(numbers, _AT_ONCE):
         candidates = some.view(1, -1, 1).expand(n, -1, 1)
         logits, _ = offer_best(search, rank, index, candidates, paint, eot)
         values = _orders(logits, rank, index, y)

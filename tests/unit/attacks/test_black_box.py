@@ -33,23 +33,27 @@ BLIND = [e for e in ATTACKS if e.facts["access"] in ("score", "label")]
 
 
 class NoGradients(nn.Module):
-    """A network that refuses to be differentiated."""
+    """A network that refuses to be differentiated, and to look beyond the box."""
 
-    def __init__(self) -> None:
+    def __init__(self, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
-        self.net = small_net()
+        self.net, self.low, self.high = small_net(), low, high
 
     def forward(self, x: Tensor) -> Tensor:
         assert not torch.is_grad_enabled(), "an attack without gradients recorded some"
+        assert self.low <= x.min()
+        assert x.max() <= self.high
         return self.net(x)
 
 
 @pytest.mark.parametrize("entry", BLIND, ids=lambda e: e.name)
-def test_no_gradient_is_asked_for(entry: Entry[Any]) -> None:
-    cheap = {"steps": 3, "queries": 40, "population": 10, "draws": 10}
+def test_no_gradient_is_asked_for_and_nothing_beyond_the_box(entry: Entry[Any]) -> None:
+    cheap = {"steps": 3, "queries": 80, "population": 10, "draws": 10}
     given = {k: v for k, v in cheap.items() if k in settable(entry.obj)}
     kind = entry.facts["threats"][0]
-    entry.obj(NoGradients(), blobs(2), torch.tensor([0, 1]), kind(EPS[kind]), **given)
+    # Differences of values around an image go beyond it.
+    model = NoGradients(-1, 2) if entry.name in ("nes", "spsa", "zoo") else NoGradients()
+    entry.obj(model, blobs(2), torch.tensor([0, 1]), kind(EPS[kind]), **given)
 
 
 class Decision(nn.Module):
@@ -270,6 +274,20 @@ def test_it_comes_close_to_the_nearest_point_of_a_hyperplane(
         ratio = kind(1.0).distance(x, found) / expected
         assert ratio.median() < limit
         assert (ratio >= 1 - 1e-9).all()
+
+
+def test_it_follows_the_boundary_of_its_target() -> None:
+    """Of five classes; the half-space of the target against the true class is a lower bound."""
+    model, x, y = linear(5)
+    with torch.no_grad():
+        targets = model(x).argsort(1, descending=True)[:, 2]
+    bound = distances(model, x, y, L2).gather(1, targets[:, None]).squeeze(1)
+    with seeded("target"):
+        found = hop_skip_jump(model, x, y, L2(torch.inf), targets=targets, queries=1000)
+    assert torch.equal(answers(model, found), targets)
+    ratio = L2(1.0).distance(x, found) / bound
+    assert ratio.min() >= 1
+    assert ratio.max() < 1.8
 
 
 class Counting(nn.Module):
