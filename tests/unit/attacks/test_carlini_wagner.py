@@ -12,6 +12,7 @@ from redoubtable.attacks.carlini_wagner import _bisect_const
 from redoubtable.seeding import seeded
 from redoubtable.threat import L2, Linf
 from tests.networks import LinearModel, RandomScale
+from tests.unit.attacks.targets_parts import behind
 from tests.unit.test_oracle import answers, oracle
 
 FREE = L2(torch.inf)
@@ -107,12 +108,9 @@ def test_confidence_is_the_margin_that_is_passed(kind: type[L2] | type[Linf]) ->
 
 @pytest.mark.parametrize("kind", [L2, Linf])
 def test_a_target_behind_another_class_is_reached(kind: type[L2] | type[Linf]) -> None:
-    """Class 1 begins at 0.6 in one value, class 2 at 0.7 in the other."""
-    weight = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
-    model = LinearModel(weight, torch.tensor([0.0, -5.4, -6.3]))
-    x, y = torch.full((2, 1, 1, 2), 0.5), torch.zeros(2, dtype=torch.long)
+    model, x, y, targets = behind()
     found = carlini_wagner(
-        model, x, y, kind(torch.inf), targets=torch.tensor([1, 2]), steps=60, step_size=0.02,
+        model, x, y, kind(torch.inf), targets=targets, steps=60, step_size=0.02,
         **SHORT[kind],
     )  # fmt: skip
     assert answers(model, found).tolist() == [1, 2]
@@ -120,7 +118,7 @@ def test_a_target_behind_another_class_is_reached(kind: type[L2] | type[Linf]) -
     assert 0.1 <= reach[0] < 0.13
     assert 0.2 <= reach[1] < 0.25
     free = carlini_wagner(model, x, y, kind(torch.inf), steps=60, step_size=0.02, **SHORT[kind])
-    assert answers(model, free).tolist() == [1, 1]
+    assert answers(model, free).tolist() == [3, 3]
 
 
 def test_images_with_large_gradients_are_not_left_while_they_overshoot() -> None:

@@ -13,6 +13,7 @@ from redoubtable.losses import aim, margin
 from redoubtable.seeding import seeded
 from redoubtable.threat import L2, Linf
 from tests.networks import LinearModel, RandomScale
+from tests.unit.attacks.targets_parts import behind
 from tests.unit.test_oracle import answers, oracle
 
 
@@ -88,12 +89,8 @@ def test_a_model_without_gradients_falls_close_to_its_boundary(
 
 @pytest.mark.parametrize("attack", [nes, spsa, zoo])
 def test_a_target_behind_another_class_is_reached(attack: object) -> None:
-    """Class 1 begins at 0.6 in one value, class 2 at 0.7 in the other."""
-    weight = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
-    model = LinearModel(weight, torch.tensor([0.0, -5.4, -6.3]))
-    x, y = torch.full((2, 1, 1, 2), 0.5), torch.zeros(2, dtype=torch.long)
+    model, x, y, targets = behind()
     budget = {"steps": 60, "const": 1.0, "step_size": 0.05} if attack is zoo else {"queries": 1300}
-    targets = torch.tensor([1, 2])
     found = attack(model, x, y, L2(0.4), targets=targets, draws=20, **budget)  # type: ignore[operator]
     assert answers(model, found).tolist() == [1, 2]
 

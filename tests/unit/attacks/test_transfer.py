@@ -9,6 +9,7 @@ from redoubtable.attacks.surrogates import Folders
 from redoubtable.losses import margin
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
 from tests.networks import LinearModel
+from tests.unit.attacks.targets_parts import behind
 from tests.unit.test_oracle import answers, oracle
 
 
@@ -32,11 +33,8 @@ def test_what_fools_a_surrogate_like_the_model_fools_the_model(
 
 
 def test_a_target_behind_another_class_is_reached() -> None:
-    """Class 1 begins at 0.6 in one value, class 2 at 0.7 in the other."""
-    weight = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)
-    model = LinearModel(weight, torch.tensor([0.0, -5.4, -6.3]))
-    x, y = torch.full((2, 1, 1, 2), 0.5), torch.zeros(2, dtype=torch.long)
-    found = transfer(Never(), x, y, L2(0.25), surrogates=[model], targets=torch.tensor([1, 2]))
+    model, x, y, targets = behind()
+    found = transfer(Never(), x, y, L2(0.25), surrogates=[model], targets=targets)
     assert answers(model, found).tolist() == [1, 2]
 
 
