@@ -16,7 +16,7 @@ from redoubtable.types import Images, Labels, Logits, Loss
 
 _INSIDE = 0.999999
 """How much an image is pulled to grey, so that no value of 0 or 1 is infinitely far away."""
-_PATIENCE = 50
+_PATIENCE = 25
 """Least number of steps between two looks at who stalls: Adam overshoots, and comes back."""
 _LARGEST_CONST = 20.0
 _SMALLEST_LIMIT = 1 / 256
@@ -168,7 +168,7 @@ class _Descent:
         """
         near, threat = self.near, self.near.threat
         reached, there = torch.zeros_like(self.peak, dtype=torch.bool), start.clone()
-        lowest, since = torch.full_like(self.peak, torch.inf), torch.zeros_like(self.peak)
+        before, since = torch.full_like(self.peak, torch.inf), torch.zeros_like(self.peak)
         adam = _Adam((_INSIDE * (2 * start[index] - 1)).atanh(), self.step_size)
         for step in range(1, self.steps + 2):  # the last image is only looked at
             image, weight = (adam.value.tanh() + 1) / 2, const[index]
@@ -184,13 +184,12 @@ class _Descent:
             reached[index] |= won
             if step > self.steps:
                 break
-            total = cost + weight * (self.confidence - slope.loss)
-            fell = total <= 0.9999 * lowest[index]
-            lowest[index], since[index] = (
-                torch.where(fell, new, old[index])
-                for new, old in ((total, lowest), (torch.full_like(total, step), since))
-            )
             patience = max(_PATIENCE, self.steps // 10)
+            if step % patience == 0:
+                total = cost + weight * (self.confidence - slope.loss)
+                fell = total <= 0.9999 * before[index]
+                since[index] = torch.where(fell, step, since[index])
+                before[index] = total
             stalled = step - since[index]
             if threat.peaked:
                 stay = (stalled < patience) & ~won
