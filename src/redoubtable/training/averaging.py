@@ -1,9 +1,12 @@
 """A running mean of a network's weights."""
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Average:
@@ -34,3 +37,28 @@ class Average:
                 mean.lerp_(now[name], 1 - decay)
             else:
                 mean.copy_(now[name])
+
+
+def statistics_of(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms that keep statistics."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    return [m for m in norms if m.track_running_stats]
+
+
+@contextmanager
+def measured_anew(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let batch norms forget their statistics and take the plain mean over the batches of a block.
+
+    Everything around them stays in its mode; they are in evaluation mode afterwards.
+    """
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

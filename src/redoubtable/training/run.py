@@ -13,7 +13,7 @@ from redoubtable.data import ImageSet, to_unit
 from redoubtable.models import weight_penalty
 from redoubtable.seeding import derive_seed, seeded
 from redoubtable.training.augmentation import augment, draw_moves
-from redoubtable.training.averaging import Average
+from redoubtable.training.averaging import Average, measured_anew, statistics_of
 from redoubtable.training.checkpoint import Begun, Epoch
 from redoubtable.training.optimizers import make_optimizer
 from redoubtable.training.processes import Processes
@@ -27,6 +27,7 @@ Keep = Callable[[Begun], None]
 """Told, after each look at the loss, how far the epoch is; may write a checkpoint."""
 
 _LOOK = 16  # steps between two looks at the loss: each makes the processor wait for the device
+_STATISTICS = 100  # batches that the statistics of mean weights are measured on
 _BATCH = 500  # images per batch where no gradient is needed
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -167,12 +168,41 @@ class Run:
         self.processes.average_buffers(self.model)
         if self.average is not None:
             self.processes.average_buffers(self.average.model)
+            if number == self.settings.epochs:
+                self._measure_statistics(self.average.model)
         if not all(t.isfinite().all() for t in self.model.state_dict().values()):
             self._check_finite(math.nan, number)
         seconds = begun.seconds + time.perf_counter() - began
         accuracy = None if self.validation is None else self._accuracy(self.validation)
         show(number, self.steps, mean, accuracy)
         return Epoch(number, mean, lr, round(seconds, 3), accuracy)
+
+    @torch.no_grad()
+    def _measure_statistics(self, model: nn.Module) -> None:
+        """Measure the batch norms of the mean weights anew, on moved images of the training data.
+
+        The mean of the statistics of many networks is not what the network of mean weights sees
+        (Izmailov et al. 2018, arXiv:1803.05407, section 3.2).
+        """
+        norms = statistics_of(model)
+        if not norms:
+            return
+        size = min(len(self.data), _STATISTICS * self.settings.batch_size)
+        with seeded("statistics", self.settings.seed):
+            order = torch.randperm(len(self.data))[:size]
+            moves = draw_moves(size, self.settings.augment)
+        batches = order.tensor_split(math.ceil(size / self.settings.batch_size))
+        starts = [0, *torch.tensor([len(b) for b in batches]).cumsum(0).tolist()]
+        mine = [b[self.processes.share(b)] for b in batches]
+        with (
+            measured_anew(norms),
+            seeded("statistics", self.settings.seed, self.processes.rank),
+            closing(self.data.batches(mine, self.device, self.workers)) as stream,
+        ):
+            for step, (images, y) in enumerate(stream):
+                first = starts[step] + self.processes.share(batches[step]).start
+                model(to_unit(augment(images, moves[first : first + len(y)])))
+        self.processes.average_buffers(model)
 
     def _step(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
         """One step of the descent; its loss, detached.

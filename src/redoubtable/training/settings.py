@@ -39,7 +39,8 @@ class Settings:
             loss, on CUDA devices only.
         clip: longest norm of the gradient of all parameters together; None for any.
         ema: decay in [0, 1) of a running mean of the weights, which is then what is measured and
-            kept; 0 for none. It warms up: at most (1 + step) / (10 + step).
+            kept; 0 for none. It warms up: at most (1 + step) / (10 + step). At the end its batch
+            norms are measured anew on the training data.
         seed: names the order of the images, their augmentation and the recipe's draws. The first
             weights are the caller's.
 

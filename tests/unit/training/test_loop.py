@@ -234,6 +234,24 @@ def test_average_of_weights_is_what_is_kept_and_measured():
     assert run._accuracy(toy(70)) == 23 / 70  # of class 1; 24 are of class 0
 
 
+def test_statistics_of_mean_weights_are_measured_anew():
+    """The mean over the training data of what the first norm sees, moves included."""
+    for augment, expected in (("none", True), ("crop+flip", False)):
+        with seeded("init", 0):
+            net = create("resnet20", classes=3, channels=1)
+        settings = Settings(epochs=2, batch_size=16, ema=0.8, augment=augment)
+        done = quiet(net, toy(48), "natural", settings, validation=toy(30, "validation"))
+        first, x = done.model.bn, toy(48).floats()[0]
+        with torch.no_grad():
+            seen = done.model.conv(done.model.normalize(x))
+        right = torch.allclose(first.running_mean, seen.mean((0, 2, 3)), atol=1e-4)
+        assert right == expected
+        assert first.momentum == 0.1 and not any(m.training for m in done.model.modules())
+        held, labels = toy(30, "validation").floats()
+        accuracy = (done.model(held).argmax(1) == labels).float().mean().item()
+        assert done.validation_accuracy == pytest.approx(accuracy)
+
+
 def test_penalty_that_a_network_names_is_part_of_every_recipe():
     """One step at rate 1: the named layer also goes down by 2 c W."""
 
