@@ -31,7 +31,7 @@ RANGE = {Linf: (0.005, 0.02), L2: (0.05, 0.15), L1: (0.08, 0.25)}
 """Distances that keep the nearest point of the boundary well inside the box."""
 
 REACH: dict[tuple[str, type[ThreatModel]], float] = {
-    ("carlini_wagner", Linf): 1.2,  # its limit falls by tenths, its steps are half of the distance
+    ("carlini_wagner", Linf): 1.5,  # its limit falls by tenths, its steps are half of the distance
     ("hop_skip_jump", L2): 1.15,  # a fifth of the queries
     ("hop_skip_jump", Linf): 1.5,
     ("nes", L2): 2.5,  # estimates of twenty draws, 38 times

@@ -11,8 +11,8 @@ from redoubtable.threat import L2, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
 
 _INSIDE = 0.999999
-_PATIENCE = 50
-"""Least number of steps between two looks at who stalls: Adam overshoots, and comes back."""
+_PATIENCE = 10
+"""Least number of steps between two looks at who stalls."""
 _WIDTH = 1e-4
 """Half the width of a difference, in units of the variable (the authors' h)."""
 
@@ -142,17 +142,17 @@ class _Descent:
 
     def _slope(self, w: Tensor, at: Tensor, index: Tensor, const: Tensor) -> Tensor:
         """(M, draws) estimated slopes of the objective along the coordinates `at`."""
-        near, here = self.near, w.gather(1, at)
-        delta = _grey(here) - near.x[index].flatten(1).gather(1, at)
-        known = delta * (1 - here.tanh() ** 2)
+        near, base, there = self.near, _grey(w), w.gather(1, at)
+        delta = _grey(there) - near.x[index].flatten(1).gather(1, at)
+        known = delta * (1 - there.tanh() ** 2)
         share = max(1, (near.batch_size or 512) // (2 * len(w)))
         gains = []
         for some in torch.split(at, share, dim=1):
-            around = w.repeat(2, some.shape[1], 1, 1).permute(0, 2, 1, 3).contiguous()
-            place = some[None, :, :, None].expand(2, -1, -1, 1)
-            width = w.new_tensor([_WIDTH, -_WIDTH]).view(2, 1, 1, 1).expand_as(place)
-            around.scatter_add_(3, place, width)
-            looks = near.look(_image(around.flatten(0, 2), near.x))
+            here = w.gather(1, some)
+            values = _grey(torch.stack([here + _WIDTH, here - _WIDTH]))
+            around = base.expand(2, some.shape[1], *base.shape).transpose(1, 2).clone()
+            around.scatter_(3, some.expand(2, *some.shape)[..., None], values[..., None])
+            looks = near.look(around.view(-1, *near.x.shape[1:]))
             owner = index[:, None].expand_as(some).flatten().repeat(2)
             above, below = self._value(looks, owner).view(2, len(w), -1)
             gains.append((above - below) / (2 * _WIDTH))
