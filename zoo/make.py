@@ -22,6 +22,8 @@ from redoubtable.files import read_json, write_bytes, write_json
 from redoubtable.models import load_model, read_card, save_model
 from redoubtable.seeding import seeded
 from redoubtable.statistics import wilson
+from redoubtable.training import Settings, natural
+from redoubtable.training.run import Run
 
 HOME = Path(__file__).parent
 RECORDS = HOME.parent / "results" / "zoo"
@@ -35,6 +37,24 @@ def right(model: nn.Module, data: ImageSet) -> int:
     stream = data.batches(list(batches), "cpu")
     with seeded("zoo", 0):  # of a random model: one answer per image
         return sum(int((model(to_unit(x)).argmax(1) == y).sum()) for x, y in stream)
+
+
+def mean_of(first: Path, second: Path, root: Path | None) -> nn.Module:
+    """The network of the mean weights of two runs, its batch norms measured on the first's data.
+
+    Averages of networks that lie in one basin are often better than each (Izmailov et al. 2018,
+    arXiv:1803.05407).
+    """
+    card, model = read_card(first), load_model(first)
+    other = load_model(second).state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(other[name], 0.5)
+    reading = {k: v for k, v in card.notes.get("reading", {}).items() if v}
+    data = read(str(card.data["name"]), "train", root=root, **reading)
+    run = Run(model, data, None, natural(), Settings(**card.settings))
+    run.measure_statistics(model)
+    return model.eval()
 
 
 def percent(found: dict[str, Any]) -> str:
@@ -68,6 +88,7 @@ def command(options: argparse.Namespace) -> str:
     flags = ["--data", options.data]
     flags += ["--root", "DATA"] if options.root else []
     flags += [word for defense in options.defense for word in ("--defense", defense)]
+    flags += ["--mean-with", "RUN"] if options.mean_with else []
     flags += ["--note", options.note] if options.note else []
     flags += ["--trained-by", options.trained_by] if options.trained_by else []
     return shlex.join(["python", "zoo/make.py", "RUN", options.name, *flags])
@@ -82,6 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--defense", action="append", default=[], help="measured with it too; repeatable"
     )
+    parser.add_argument("--mean-with", type=Path, help="another run; keep the mean of the weights")
     parser.add_argument("--note", help="what else must be said of it")
     parser.add_argument("--trained-by", help="the command, if the card does not have it")
     options = parser.parse_args()
@@ -90,13 +112,18 @@ def main() -> None:
     if not train:
         parser.error("the card has no command; give --trained-by")
     test = read(options.data, "test", root=options.root)
-    before = right(load_model(options.run), test)
+    found = load_model(options.run)
+    if options.mean_with:
+        found = mean_of(options.run, options.mean_with, options.root)
+        other = read_card(options.mean_with).notes["command"]
+        train = f"the mean of the weights of two runs: {train}; and {other}"
+    before = right(found, test)
     folder = HOME / options.name
     record_path = f"results/zoo/{options.name}.json"
     notes = {"command": train, "stored as": "float16", "record": record_path}
     if options.note:
         notes["note"] = options.note
-    save_model(folder, load_model(options.run).half(), dataclasses.replace(card, notes=notes))
+    save_model(folder, found.half(), dataclasses.replace(card, notes=notes))
     kept = right(load_model(folder), test)
     defended = {d: right(guarded(load_model(folder), [d], None, 0), test) for d in options.defense}
     # What training measured was measured before rounding, on images that chose nothing or much.

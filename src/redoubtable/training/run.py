@@ -169,7 +169,7 @@ class Run:
         if self.average is not None:
             self.processes.average_buffers(self.average.model)
             if number == self.settings.epochs:
-                self._measure_statistics(self.average.model)
+                self.measure_statistics(self.average.model)
         if not all(t.isfinite().all() for t in self.model.state_dict().values()):
             self._check_finite(math.nan, number)
         seconds = begun.seconds + time.perf_counter() - began
@@ -178,7 +178,7 @@ class Run:
         return Epoch(number, mean, lr, round(seconds, 3), accuracy)
 
     @torch.no_grad()
-    def _measure_statistics(self, model: nn.Module) -> None:
+    def measure_statistics(self, model: nn.Module) -> None:
         """Measure the batch norms of the mean weights anew, on moved images of the training data.
 
         The mean of the statistics of many networks is not what the network of mean weights sees
