@@ -1,6 +1,6 @@
 """Candidates: for each attack its images, looked at again by the true model on fresh draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -164,6 +164,8 @@ class Bench:
         """
         takes = settable(bound.entry.obj)
         arguments = dict(bound.arguments)
+        if "surrogates" in arguments:
+            arguments["surrogates"] = [m.to(self.device).eval() for m in _surrogates(bound)]
 
         def run(x: Images, y: Labels, ball: ThreatModel | None) -> Images:
             target = self._copy(view)
@@ -223,6 +225,8 @@ class Bench:
             "open": open_.tolist(),
             "view": view,
             "attack": bound.text if bound else "",
+            # A folder's name does not say which weights are in it.
+            "surrogates": [digest_model(m) for m in _surrogates(bound)],
             "threat": threat and threat.key,
             "seed": s.seed,
             "draws": s.draws,
@@ -274,6 +278,11 @@ class Bench:
         passes_per_image = max(1, self.settings.batch_size // self.facts.passes)
         with seeded(purpose, *name):
             return look(self.model, x, self.draws, passes_per_image, self.facts.abstains)
+
+
+def _surrogates(bound: BoundAttack | None) -> Sequence[nn.Module]:
+    """The networks that an attack searches on instead of the model."""
+    return () if bound is None else tuple(bound.arguments.get("surrogates", ()))
 
 
 def _spread(rows: NDArray[Any], where: NDArray[np.int64], n: int) -> NDArray[Any]:

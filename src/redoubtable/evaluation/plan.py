@@ -6,14 +6,17 @@ from dataclasses import replace
 
 from torch import nn
 
-from redoubtable.attacks import ATTACKS, Attack, check_threat
+from redoubtable.attacks import ATTACKS, SURROGATES, Attack, check_threat
 from redoubtable.evaluation.suites import SUITES
+from redoubtable.models import load_model
 from redoubtable.parts import PLAIN, Facts, facts_of, parts_of
 from redoubtable.registry import Bound, Entry, settable
 from redoubtable.threat import ThreatModel
 from redoubtable.types import Images, Labels
 
 BoundAttack = Bound[Attack]
+
+SURROGATES.open = load_model  # attacks stand beside models and can't open one themselves
 
 EOT_PASSES = 10
 """Network passes that one gradient of a random model is averaged over (Hosseini et al. 2019)."""

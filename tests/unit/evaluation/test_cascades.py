@@ -1,5 +1,6 @@
 """In a cascade later attacks see only what stands, and nothing of the verdict changes by it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from redoubtable.attacks import ATTACKS, fgsm, pgd
+from redoubtable.data import load
 from redoubtable.evaluation import SUITES, Settings, Suite, evaluate
 from redoubtable.evaluation.plan import expand
 from redoubtable.evaluation.suites import Line
+from redoubtable.models import create, load_model
 from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
 from redoubtable.types import Images, Labels
@@ -159,6 +162,20 @@ def test_functions_are_told_apart_and_run_anew(
     assert [r["distance"]["max"] for r in e.record["rows"]] == pytest.approx([0.01, 0.05], rel=1e-3)
     again = run(0.02, 0.05)
     assert again.record["rows"][0]["distance"]["max"] == pytest.approx(0.02, rel=1e-3)
+
+
+def test_images_of_other_networks_are_named_by_folder(tmp_path: Any) -> None:
+    folder = Path(__file__).parents[3] / "zoo" / "digits-cnn"
+    data, labels = load("digits", "test", limit=20)
+    other = create("small_cnn", width=4)
+    text = f"transfer:surrogates={folder},steps=3"
+    e = quick(other, data, labels, Linf(0.1), text, out=tmp_path, settings=Settings(keep=20))
+    kept = torch.from_numpy(e.images[f"adaptive/{e.record['rows'][0]['attack']}"])
+    with torch.no_grad():
+        assert (load_model(folder)(kept).argmax(1) == labels).float().mean() < 0.8
+    assert_equal(
+        e, quick(other, data, labels, Linf(0.1), text, out=tmp_path, settings=Settings(keep=20))
+    )
 
 
 @pytest.mark.parametrize("name", SUITES)
