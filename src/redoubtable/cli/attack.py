@@ -137,6 +137,5 @@ def attack(
         return
     console = Console()
     show([done.record], console)
-    console.print(
-        f"\nImages: {images}\nPicture: {picture}\nRecord: {out / 'record.json'}", highlight=False
-    )
+    said = f"\nImages: {images}\nPicture: {picture}\nRecord: {out / 'record.json'}"
+    console.print(said, highlight=False, soft_wrap=True)  # a path must stay whole

@@ -159,4 +159,5 @@ def _show(done: Evaluation, out: Path | None, title: str, seconds: float, json: 
     console = Console()
     show([done.record], console, timings=timings)
     if out is not None:
-        console.print(f"\nPage: {page}\nRecord: {out / 'record.json'}", highlight=False)
+        said = f"\nPage: {page}\nRecord: {out / 'record.json'}"
+        console.print(said, highlight=False, soft_wrap=True)  # a path must stay whole
