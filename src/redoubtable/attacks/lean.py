@@ -9,6 +9,7 @@ from redoubtable.attacks.registry import ATTACKS
 from redoubtable.attacks.search import Search
 from redoubtable.gradients import input_gradient
 from redoubtable.losses import Objective, aim, margin
+from redoubtable.parts import facts_of
 from redoubtable.threat import L1, L2, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
 
@@ -71,11 +72,13 @@ def lean(
     for restart in range(restarts):
         start = search.x if restart == 0 else threat.sample(search.x)
         _climb(search, index, start[index], threat, aim(success, y, goal), steps, eot)
-        index = _hopeful(search, index, restart, stop)
+        index = _hopeful(search, index, restart)
         if len(index) == 0 or restart + 1 == restarts:
             break
         if targets is None:
             answers = search.look(search.best, eot)
+            # The rejection of a model that abstains is no class to be taken for.
+            answers = answers[:, : answers.shape[1] - facts_of(model).abstains]
             aimed = torch.zeros_like(answers) if aimed is None else aimed
             goal = _next_goal(answers, y, search.finished, aimed)
             aimed.scatter_add_(1, goal[:, None], torch.ones_like(aimed[:, :1]))
@@ -127,9 +130,9 @@ def _next_goal(answers: Logits, y: Labels, finished: Tensor, aimed: Tensor) -> L
     return rank.scatter(1, y[:, None], -torch.inf).argmax(1)
 
 
-def _hopeful(search: Search, index: Tensor, restart: int, stop: bool) -> Tensor:
+def _hopeful(search: Search, index: Tensor, restart: int) -> Tensor:
     """The examples that go on: open ones, from the second climb on those nearest to falling."""
-    if not (stop and search.stops):
+    if not search.stops:
         return index
     index = index[~search.finished[index]]
     if restart == 0:

@@ -39,6 +39,7 @@ from redoubtable.cli.subject import (
     Weights,
     subject,
 )
+from redoubtable.data.memory import check_room
 from redoubtable.evaluation import SUITES, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.files import make_folder
@@ -106,6 +107,7 @@ def attack(
         seed=seed,
         device=device_of(device),
     )
+    check_room("keeping the adversarial images", target.x.shape)
     make_folder(out)
     settings = Settings(
         draws=draws,

@@ -136,7 +136,8 @@ def evaluate(
     Raises:
         TypeError: images or labels have the wrong type.
         ValueError: images are illegal, labels are outside the classes, an attack is unknown or
-            does not support the threat, or an attack returned illegal images.
+            does not support the threat, no attack sees the model, or an attack returned illegal
+            images.
     """
     settings = replace(settings or Settings(), seed=seed)
     y = y.detach().cpu()
@@ -155,6 +156,11 @@ def evaluate(
         adaptive_plan(model, chosen, threat),
         cascade,
     )
+    if all(b.entry.facts["access"] == "transfer" for b in plans.adaptive):
+        raise ValueError(
+            "no robust accuracy follows from attacks that never see the model; give one that does "
+            "beside them, such as pgd"
+        )
     with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
         classes = _classes(model, x, y, facts.abstains)
         journal = Journal(Path(out) / "journal" if out else None)

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from redoubtable import losses
 from redoubtable.attacks import lean, pgd
 from redoubtable.attacks.lean import _next_goal
 from redoubtable.data import load
+from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation.passes import counted
+from redoubtable.losses import evasion_margin
 from redoubtable.models import load_model
 from redoubtable.seeding import seeded
 from redoubtable.threat import Linf
@@ -94,6 +97,31 @@ def test_the_next_goal_is_where_others_of_the_label_fell() -> None:
     assert 0 not in _next_goal(answers, y, finished, aimed)
     none = torch.zeros(3, dtype=torch.bool)
     assert _next_goal(answers, y, none, torch.zeros(3, 4)).tolist()[:2] == [1, 2]
+
+
+def test_a_rejection_is_never_aimed_at() -> None:
+    """The image is doubtful, so the rejection is its likeliest answer beside the true class."""
+    net, asked = Rejecting(Three(), Entropy(), 0.3), []
+
+    def watching(logits: Tensor, y: Tensor) -> Tensor:
+        return evasion_margin(logits, y)
+
+    form = losses._TARGETED[evasion_margin]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            losses._TARGETED, watching, lambda z, y, t: (asked.extend(t.tolist()), form(z, y, t))[1]
+        )
+        x, y = torch.full((4, 1, 4, 4), 0.4), torch.zeros(4, dtype=torch.long)
+        lean(net, x, y, Linf(0.01), steps=2, restarts=4, success=watching)
+    assert set(asked) == {1, 2}
+
+
+class Three(nn.Module):
+    """Three classes that the mean value hardly tells apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1)
+        return torch.stack([1 - mean, mean, 0.5 * mean], 1)
 
 
 def test_bad_counts_and_radii_are_refused() -> None:

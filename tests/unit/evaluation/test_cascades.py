@@ -168,7 +168,9 @@ def test_images_of_other_networks_are_named_by_folder(tmp_path: Any) -> None:
     folder = Path(__file__).parents[3] / "zoo" / "digits-cnn"
     data, labels = load("digits", "test", limit=20)
     other = create("small_cnn", width=4)
-    text = f"transfer:surrogates={folder},steps=3"
+    text = [f"transfer:surrogates={folder},steps=3", "fgsm"]
+    with pytest.raises(ValueError, match="never see the model"):
+        quick(other, data, labels, Linf(0.1), text[0])
     e = quick(other, data, labels, Linf(0.1), text, out=tmp_path, settings=Settings(keep=20))
     kept = torch.from_numpy(e.images[f"adaptive/{e.record['rows'][0]['attack']}"])
     with torch.no_grad():
