@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redoubtable import gradients
 from redoubtable.defenses import InputTransform, Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting
-from redoubtable.gradients import FastCopy, exact_model, fast_copy, input_gradient
+from redoubtable.gradients import FastCopy, exact_model, fast_copies, fast_copy, input_gradient
 from redoubtable.losses import aim, cross_entropy, margin
 from redoubtable.models import create
 from redoubtable.parts import facts_of
@@ -61,9 +60,9 @@ def test_double_precision_has_the_last_word(
     x: Tensor, shift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On another processor other slopes tip; and what differs by more than rounding is refused."""
-    same, join = gradients._same, gradients._joined
+    same, join = fast_copies._same, fast_copies._joined
     monkeypatch.setattr(
-        gradients, "_same", lambda a, b, x, **k: x.dtype == torch.float64 and same(a, b, x, **k)
+        fast_copies, "_same", lambda a, b, x, **k: x.dtype == torch.float64 and same(a, b, x, **k)
     )
 
     def joined(network: nn.Module) -> nn.Module:
@@ -71,7 +70,7 @@ def test_double_precision_has_the_last_word(
         next(p for n, p in traced.named_parameters() if n.endswith("weight")).data += shift
         return traced
 
-    monkeypatch.setattr(gradients, "_joined", joined)
+    monkeypatch.setattr(fast_copies, "_joined", joined)
     net = shake(small_net())
     quick = fast_copy(net, x)
     assert norms_in(quick, x) == (2 if shift else 0)

@@ -6,10 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redoubtable.gradients import bpda, finite_difference, input_gradient
+from redoubtable.attacks.boundary import nearest_boundary
+from redoubtable.gradients import (
+    CPU_PIECE,
+    bpda,
+    finite_difference,
+    input_gradient,
+    mean_logits,
+)
 from redoubtable.losses import aim, cross_entropy, margin
+from redoubtable.parts import Part
 from redoubtable.seeding import seeded
-from tests.networks import LinearModel, RandomScale, blobs
+from redoubtable.threat import Linf
+from tests.networks import LinearModel, RandomScale, blobs, facts
 
 # -- gradients -----------------------------------------------------------------------------------
 
@@ -128,6 +137,39 @@ def test_without_a_bound_all_draws_are_one_pass(net: nn.Module, x: Tensor, y: Te
     meter = Meter(net)
     input_gradient(meter, x, aim(margin, y, None), eot=5)
     assert meter.seen == [40]
+
+
+@pytest.mark.parametrize("look", ["gradient", "boundary", "logits"])
+@pytest.mark.parametrize(("n", "batch_size"), [(8, 3), (CPU_PIECE + 5, None)])
+def test_a_model_that_depends_on_its_batch_sees_all_of_it(
+    net: nn.Module, look: str, n: int, batch_size: int | None
+) -> None:
+    meter = Meter(nn.Sequential(Centred(), net))
+    x, y = torch.rand(n, 3, 8, 8), torch.zeros(n, dtype=torch.long)
+    lead, other = aim(margin, y, None), aim(cross_entropy, y, None)
+    if look == "gradient":
+        input_gradient(meter, x, lead, eot=3, batch_size=batch_size)
+    elif look == "boundary":
+        nearest_boundary(meter, x, [lead, other], Linf(0.1), eot=3, batch_size=batch_size)
+    else:
+        mean_logits(meter, x, eot=3, batch_size=batch_size)
+    assert meter.seen == [n] * 3
+
+
+class Centred(Part):
+    facts = facts(batch_dependent=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+    def undefended(self) -> nn.Module:
+        return nn.Identity()
+
+
+def test_long_looks_are_cut_into_pieces_that_fit_a_processors_cache(net: nn.Module) -> None:
+    meter = Meter(net)
+    mean_logits(meter, torch.rand(CPU_PIECE + 5, 3, 8, 8))
+    assert meter.seen == [CPU_PIECE, 5]
 
 
 @pytest.mark.parametrize("arguments", [{"eot": 0}, {"eot": -1}, {"batch_size": 0}])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from redoubtable.gradients import CPU_PIECE, Slope, input_gradient
+from redoubtable.gradients import Slope, images_per_pass, input_gradient
 from redoubtable.losses import Objective
 from redoubtable.threat import ThreatModel
 from redoubtable.types import Images
@@ -40,12 +40,11 @@ def nearest_boundary(
     """
     if len(leads) == 1:
         return input_gradient(model, x, leads[0], eot=eot, batch_size=batch_size)
-    most = min(batch_size or len(x) * eot, CPU_PIECE if x.device.type == "cpu" else len(x) * eot)
+    most = images_per_pass(model, x, eot, batch_size)
     index = torch.arange(len(x), device=x.device)
-    # All draws of an image are in one piece, as far as they fit.
     pieces = [
         _choose(_mean_of_draws(model, x[part], leads, part, eot, most), threat)
-        for part in torch.split(index, max(1, most // eot))
+        for part in torch.split(index, most)
     ]
     return Slope(
         torch.cat([p.gradient for p in pieces]),

@@ -1,167 +1,17 @@
-"""Input gradients, the surrogates of what has none, and fast copies of a model to search on.
-
-Expectation over transformation (EOT, Athalye et al. 2018) and backward-pass differentiable
-approximation (BPDA, the same authors) stand here once; no attack has its own.
-"""
+"""Fast copies of a model: attacks search on them, and the true model confirms what they find."""
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from redoubtable.losses import Objective
 from redoubtable.parts import Part
 from redoubtable.seeding import seeded
 from redoubtable.types import Images, Logits
-
-
-@dataclass(frozen=True)
-class Slope:
-    """What one look at the model tells an attack, each a mean over the draws.
-
-    Attributes:
-        gradient: (N, C, H, W), of the objective to the image.
-        loss: (N,), the objective.
-        logits: (N, K).
-    """
-
-    gradient: Tensor
-    loss: Tensor
-    logits: Logits
-
-
-_NO_GRADIENT = (
-    "the model's output has no gradient to its input; a part that breaks the graph must name a "
-    "surrogate (see redoubtable.gradients.bpda)"
-)
-
-
-CPU_PIECE = 128
-"""Images that go through a network at a time on a processor: more no longer fit its cache."""
-
-
-def input_gradient(
-    model: nn.Module,
-    x: Images,
-    objective: Objective,
-    *,
-    eot: int = 1,
-    batch_size: int | None = None,
-) -> Slope:
-    """Return the mean gradient, objective and logits over `eot` passes of a random model.
-
-    The draws are folded into the batch, so thirty draws of one image cost one pass over thirty
-    images. Parameters get no gradient and no `.grad` is left behind.
-
-    Args:
-        model: maps images to logits.
-        x: (N, C, H, W) images.
-        objective: of (M, K) logits and the (M,) indices of their images, what is raised.
-        eot: random draws per image, at least 1; more than 1 only makes sense on a random model.
-        batch_size: images in one pass, the memory bound; None for all draws at once.
-
-    Raises:
-        ValueError: `eot` or `batch_size` is below 1, or the output does not depend on the image.
-    """
-    n = len(x)
-    if eot < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(f"`eot` and `batch_size` must be at least 1, got {eot} and {batch_size}")
-    index = torch.arange(n, device=x.device).repeat(eot)
-    gradient, loss = torch.zeros_like(x), x.new_zeros(n)
-    logits: Tensor | None = None
-    most = min(batch_size or len(index), CPU_PIECE if x.device.type == "cpu" else len(index))
-    for start, part in zip(range(0, len(index), most), torch.split(index, most), strict=True):
-        whole = x[start : start + most] if eot == 1 else x[part]
-        images = whole.detach().requires_grad_()
-        with torch.enable_grad():
-            out = model(images)
-            value = objective(out, part)
-            if not value.requires_grad:
-                raise ValueError(_NO_GRADIENT)
-            (slope,) = torch.autograd.grad(value.sum(), images, allow_unused=True)
-        if slope is None:
-            raise ValueError(_NO_GRADIENT)
-        if eot == 1 and len(part) == n:
-            return Slope(slope, value.detach().to(x.dtype), out.detach())
-        if logits is None:
-            logits = out.new_zeros(n, out.shape[1])
-        gradient.index_add_(0, part, slope)
-        loss.index_add_(0, part, value.detach().to(x.dtype))
-        logits.index_add_(0, part, out.detach())
-    assert logits is not None
-    return Slope(gradient / eot, loss / eot, logits / eot)
-
-
-def mean_logits(
-    model: nn.Module, x: Images, *, eot: int = 1, batch_size: int | None = None
-) -> Logits:
-    """Return (N, K) logits without a gradient, averaged over `eot` passes of a random model.
-
-    Args:
-        model: maps images to logits.
-        x: (N, C, H, W) images.
-        eot: random draws per image, at least 1.
-        batch_size: images in one pass, the memory bound; None for all at once.
-    """
-    parts = torch.split(x, batch_size or len(x))
-    with torch.no_grad():
-        looks = [torch.cat([model(p) for p in parts]) for _ in range(eot)]
-    return torch.stack(looks).mean(0) if eot > 1 else looks[0]
-
-
-class _Replace(torch.autograd.Function):
-    """The value of one tensor with the gradient of another."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, gradients[0]
-
-
-def bpda(
-    forward: Callable[[Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """Return a function with the exact values of `forward` and the gradient of `surrogate`.
-
-    Backward-pass differentiable approximation (Athalye, Carlini & Wagner 2018, section 4.1). There
-    is no default surrogate: the identity, too, has to be written down.
-
-    Raises:
-        ValueError: on a call, if the two give different shapes.
-    """
-
-    def replaced(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            value = forward(x)
-        smooth = surrogate(x)
-        if value.shape != smooth.shape:
-            raise ValueError(
-                f"the surrogate gives {tuple(smooth.shape)} where the function gives "
-                f"{tuple(value.shape)}; both must have one shape"
-            )
-        result: Tensor = _Replace.apply(value, smooth)
-        return result
-
-    return replaced
-
-
-def finite_difference(
-    value: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor, step: float = 1e-3
-) -> Tensor:
-    """Return the central difference of an (N,)-valued function along a direction, per image."""
-    with torch.no_grad():
-        return (value(x + step * direction) - value(x - step * direction)) / (2 * step)
-
-
-# -- the copy that attacks search on -------------------------------------------------------------
 
 
 class FastCopy(nn.Module):
