@@ -76,8 +76,8 @@ PAIRS = {
     ),
     "carlini_wagner": Pair(
         lambda eps: L2(torch.inf),
-        "carlini_wagner:const=1,steps=100",
-        lambda net, eps: torchattacks.CW(net, c=1, kappa=0, steps=100, lr=0.01),
+        "carlini_wagner:const=10,steps=100",
+        lambda net, eps: torchattacks.CW(net, c=10, kappa=0, steps=100, lr=0.01),
     ),
     "deepfool": Pair(
         lambda eps: L2(torch.inf),
@@ -94,9 +94,10 @@ PAIRS = {
     ),
     "one_pixel": Pair(
         lambda eps: L0(1.0),
-        "one_pixel:population=50,steps=10",
-        lambda net, eps: torchattacks.OnePixel(net, pixels=1, steps=10, popsize=10),
+        "one_pixel:population=400,steps=10",
+        lambda net, eps: torchattacks.OnePixel(net, pixels=1, steps=10, popsize=400),
         CIFAR,
+        images=50,
     ),
 }
 

@@ -20,7 +20,8 @@ def write_adversarial(folder: Path, done: Evaluation) -> tuple[Path, Path]:
     `adversarial.npz` has x_test, (N, H, W, C) uint8 if the images were rounded to 8 bits, and else
     x_adv, (N, C, H, W) float32; y_test, the true labels; answers, (N, draws), the model's number of
     classes standing for a rejection; distance, (N,) in the threat's norm; and the clean images in
-    the same form, x_clean.
+    the same form, x_clean. Where the clean images are no 8-bit images, the file rounds values that
+    no attack changed too, and answers are of the unrounded image.
 
     Args:
         folder: made if it is not there.
