@@ -4,22 +4,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.detectors import Rejecting, by_false_positives
-from redoubtable.evaluation import checks, summary
+from redoubtable.evaluation import checks, curves, rates, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
 from redoubtable.evaluation.cascade import attack_all
-from redoubtable.evaluation.chunks import Chunks, batches, outline, read
+from redoubtable.evaluation.chunks import Chunks, outline, read
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.outcomes import defended
-from redoubtable.evaluation.plan import BoundAttack, Choice, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.plan import Choice, Plans, adaptive_plan, expand, static_plan
 from redoubtable.evaluation.progress import Ticker, ticking
 from redoubtable.parts import facts_of, in_eval_mode, parts_of
 from redoubtable.seeding import seeded
@@ -27,11 +26,6 @@ from redoubtable.threat import ThreatModel
 from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
 
 SCHEMA = 1
-CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)
-"""Multiples of eps at which accuracy against eps is measured."""
-CURVE_IMAGES = 100
-RATES = (0.01, 0.05)
-"""False positive rates at which an abstaining model is attacked again."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ def evaluate(
     seed: int = 0,
     settings: Settings | None = None,
     held_out: LazyImages | None = None,
-    curve: Sequence[float] = CURVE,
+    curve: Sequence[float] = curves.CURVE,
     check: bool = True,
     out: Path | str | None = None,
     name: str = "model",
@@ -165,7 +159,7 @@ def evaluate(
         classes = _classes(model, x, y, facts.abstains)
         journal = Journal(Path(out) / "journal" if out else None)
         bench = Bench(model, Chunks(x, y, settings.chunk), settings, journal, ticker.tick)
-        scores = _scores(bench, held_out)
+        scores = rates.held_out_scores(bench, held_out)
         _expect(ticker, bench, plans, curve, check, scores is not None)
         clean = bench.clean()
         start = clean if cascade else None
@@ -188,9 +182,9 @@ def evaluate(
         if not plans.static:
             record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
         if curve:
-            record["curve"] = _curve(bench, plans, threat, curve, classes)
+            record["curve"] = curves.curve(bench, plans, threat, curve, classes)
         if facts.abstains and held_out is not None:
-            record["rates"] = _at_rates(bench, plans, threat, scores, classes)
+            record["rates"] = rates.at_rates(bench, plans, threat, scores, classes)
         record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
         record["environment"] = environment(bench.device)
     arrays = _arrays(candidates, y, threat.radius(whole))
@@ -219,24 +213,6 @@ def _check_radius(threat: ThreatModel, x: Images) -> None:
         )
 
 
-VIEWS: tuple[Literal["static"], Literal["adaptive"]] = ("static", "adaptive")
-
-
-@dataclass(frozen=True)
-class Plans:
-    """What is run.
-
-    Attributes:
-        static: attacks on the bare model; none where there is no defense.
-        adaptive: attacks on the whole model.
-        cascade: whether each sees only what stands after those before it.
-    """
-
-    static: list[BoundAttack]
-    adaptive: list[BoundAttack]
-    cascade: bool
-
-
 def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
     """How many classes the model has; also sees that it takes the images and the labels fit."""
     one = read(x, slice(0, 1))
@@ -259,86 +235,15 @@ def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
 
 
 def _expect(
-    ticker: Ticker, bench: Bench, plans: Plans, curve: Sequence[float], check: bool, rates: bool
+    ticker: Ticker, bench: Bench, plans: Plans, curve: Sequence[float], check: bool, scored: bool
 ) -> None:
     """Tell the progress bar how many chunks are to come."""
     static, adaptive = len(plans.static), len(plans.adaptive)
     total = (1 + static + adaptive) * len(bench.data.starts)
     total += len(curve) * (static + adaptive)
-    total += len(RATES) * (adaptive + 1) * len(bench.data.starts) if rates else 0
+    total += len(rates.RATES) * (adaptive + 1) * len(bench.data.starts) if scored else 0
     total += (3 if bench.facts.stochastic else 2) * adaptive if check else 0
     ticker.expect(total)
-
-
-def _curve(
-    bench: Bench, plans: Plans, threat: ThreatModel, factors: Sequence[float], classes: int
-) -> list[dict[str, Any]]:
-    """Accuracy against eps on the first images, worst attack per example.
-
-    What is legal at a small eps is so at a larger one, so an example's worst candidate is sought
-    among those of all smaller eps too; what rise is left is the noise of a random model's draws.
-    """
-    few = checks.part_of(bench, CURVE_IMAGES)
-    clean, y = few.clean(), few.data.y.numpy()
-    points = [summary.point(0.0, [clean], [clean], y, classes)]
-    seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
-    for ball in _radii(threat, factors):
-        for view in VIEWS:
-            before = seen[view][-1] if plans.cascade else None
-            seen[view] += attack_all(few, view, getattr(plans, view), ball, classes, before)
-        static = seen["static"] if plans.static else seen["adaptive"]
-        points.append(summary.point(float(ball.eps), static, seen["adaptive"], y, classes))
-    return points
-
-
-def _radii(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:
-    """The threats of a curve, ascending; counts of pixels are rounded."""
-    if isinstance(threat.eps, torch.Tensor):
-        return []
-    whole = threat.name == "L0"
-    radii = sorted({round(threat.eps * f) if whole else threat.eps * f for f in factors})
-    return [replace(threat, eps=float(r)) for r in radii if r > 0]
-
-
-def _scores(bench: Bench, held_out: LazyImages | None) -> torch.Tensor | None:
-    """(N,) scores of held-out images, read batch by batch; none where nothing is rejected by them.
-
-    Before any attack: images that can't be used are refused at once and not after hours.
-    """
-    if held_out is None or not isinstance(bench.model, Rejecting):
-        return None
-    check_lazy(held_out, "held_out")
-    size = max(1, bench.settings.batch_size // bench.facts.passes)
-    scores = []
-    with seeded("held out", bench.settings.seed):
-        for _, images in batches(held_out, size, "held_out"):
-            scores.append(bench.model.scores(images.to(bench.device), size))
-    return torch.cat(scores)
-
-
-def _at_rates(
-    bench: Bench,
-    plans: Plans,
-    threat: ThreatModel,
-    scores: torch.Tensor | None,
-    classes: int,
-) -> list[dict[str, Any]]:
-    """The guard at thresholds of fixed false positive rates, attacked anew at each."""
-    if scores is None or not isinstance(bench.model, Rejecting):
-        return []
-    points = []
-    for rate in RATES:
-        threshold = by_false_positives(scores, rate)
-        guard = bench.model.at(threshold)
-        again = Bench(guard, bench.data, bench.settings, bench.journal, bench.tick)
-        clean = again.clean()
-        start = clean if plans.cascade else None
-        found = [clean, *attack_all(again, "adaptive", plans.adaptive, threat, classes, start)]
-        points.append(
-            {"rate": rate, "threshold": threshold.value, "held_out": threshold.n}
-            | summary.summarise(found, bench.data.y.numpy(), classes, True)
-        )
-    return points
 
 
 def _findings(

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -24,12 +25,30 @@ EOT_PASSES = 10
 MOMENTUM = 0.9
 """Momentum against a random model: the steps before have seen other draws."""
 
+VIEWS: tuple[Literal["static"], Literal["adaptive"]] = ("static", "adaptive")
+"""What an attack may see: the bare model, or all of it."""
+
 _LOSSES = ("loss=cross_entropy", "loss=margin")
 """Objectives where no part contributes one: their failures differ, so both are run."""
 
 
 Choice = str | Attack
 """A suite, an attack as text, or a function of the form of an attack."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What is run.
+
+    Attributes:
+        static: attacks on the bare model; none where there is no defense.
+        adaptive: attacks on the whole model.
+        cascade: whether each sees only what stands after those before it.
+    """
+
+    static: list[BoundAttack]
+    adaptive: list[BoundAttack]
+    cascade: bool
 
 
 def expand(
