@@ -1,7 +1,13 @@
 """Defenses: input transforms and whole-model wrappers, each with its facts stated."""
 
+from redoubtable.defenses.randomising import GaussianNoise as GaussianNoise
+from redoubtable.defenses.randomising import RandomResizePad as RandomResizePad
 from redoubtable.defenses.registry import DEFENSES as DEFENSES
+from redoubtable.defenses.squeezing import JPEG as JPEG
+from redoubtable.defenses.squeezing import BitDepth as BitDepth
+from redoubtable.defenses.squeezing import MedianFilter as MedianFilter
 from redoubtable.defenses.subsampling import Subsample as Subsample
 from redoubtable.defenses.subsampling import subsample as subsample
+from redoubtable.defenses.temperature import Temperature as Temperature
 from redoubtable.defenses.transforms import InputTransform as InputTransform
 from redoubtable.defenses.voting import Vote as Vote
