@@ -16,7 +16,7 @@ TEST_FILES = sorted(TESTS.rglob("*.py"))
 # Bottom up. A module imports only from layers below its own; modules of one layer are siblings.
 LAYERS = (
     ("types", "version"),
-    ("registry", "seeding", "files", "parts"),
+    ("registry", "seeding", "files", "parts", "processes"),
     ("threat", "losses", "statistics"),
     ("gradients",),
     ("saliency",),

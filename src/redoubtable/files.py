@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,10 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     mine = f"the {doing} of process {os.getpid()} on {platform.node()}"
     if path.parent in _HELD:
         raise _is_held(path.parent, _HELD[path.parent])
-    handle = _lock(path, mine)
+    try:
+        handle = _lock(path, mine)
+    except _HeldError as error:
+        raise _is_held(path.parent, str(error)) from None
     _HELD[path.parent] = mine
     try:
         yield
@@ -78,8 +82,44 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
             os.close(handle)
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Claim, for a block, the making of a file, among the processes that could make it.
+
+    The claim is a lock on a file `NAME.claim` beside it, so that of a process that is killed is
+    free at once. Where the platform or the file system has no locks, every process gets it.
+
+    Args:
+        path: what will be made, in a folder that is there.
+
+    Yields:
+        Whether this process has the claim; if not, another one has it.
+    """
+    claim = path.with_name(path.name + ".claim")
+    try:
+        handle = _lock(claim, f"process {os.getpid()} on {platform.node()}")
+    except _HeldError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if handle is not None:
+            claim.unlink(missing_ok=True)
+            os.close(handle)
+
+
+class _HeldError(Exception):
+    """Another process holds a lock; the text says which."""
+
+
 def _lock(path: Path, mine: str) -> int | None:
-    """Return the open file that holds the lock and says whose it is; None where are no locks."""
+    """Return the open file that holds the lock and says whose it is; None where are no locks.
+
+    Raises:
+        _HeldError: another process holds it.
+        ValueError: the file can't be written.
+    """
     while fcntl is not None:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -92,7 +132,7 @@ def _lock(path: Path, mine: str) -> int | None:
             holder = os.read(handle, 200).decode(errors="replace")
             os.close(handle)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _is_held(path.parent, holder or "another process") from None
+                raise _HeldError(holder or "another process") from None
             path.unlink(missing_ok=True)
             return None
         if _is_at(path, handle):
@@ -202,6 +242,21 @@ def digest_code(*objects: object) -> str:
         except (OSError, TypeError):
             texts.append(getattr(one, "__qualname__", repr(type(one))))
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def digest_package(without: tuple[str, ...]) -> str:
+    """Return a SHA-256 (first 16 hex digits) of the package's own sources, read once.
+
+    Args:
+        without: parts that don't count: folders and files, without `.py`, from the package's own.
+    """
+    root, total = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if not any(name == part or name.startswith(f"{part}/") for part in without):
+            total.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
 
 
 def _placeless(text: str) -> str:

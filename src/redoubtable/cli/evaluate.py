@@ -23,6 +23,7 @@ from redoubtable.cli.options import (
     Workers,
     command_line,
     device_of,
+    is_first_process,
     print_json,
     reading,
 )
@@ -88,7 +89,8 @@ def evaluate(
 ) -> None:
     """Attack a model without and with knowledge of its defense, and report both.
 
-    Images that would crowd the memory are read chunk by chunk.
+    Images that would crowd the memory are read chunk by chunk. Started by torchrun or accelerate
+    launch, several processes share the work.
 
     Examples:
         redoubt evaluate runs/digits --threat Linf:0.2
@@ -97,6 +99,7 @@ def evaluate(
         redoubt evaluate runs/cifar --threat Linf:8/255 --attack standard --precision bf16
         redoubt evaluate my.nets:build --weights net.safetensors --data photos/ --image-size 224
             --threat Linf:4/255
+        torchrun --nproc-per-node 2 -m redoubtable evaluate runs/digits --threat Linf:0.2 --out r2
     """
     ball = parse_threat(threat)
     settings = Settings(
@@ -137,7 +140,8 @@ def evaluate(
         command=command_line(),
         progress=True,
     )
-    _show(done, out, f"{target.name} under {ball}", time.perf_counter() - started, json)
+    if is_first_process():
+        _show(done, out, f"{target.name} under {ball}", time.perf_counter() - started, json)
 
 
 def _show(done: Evaluation, out: Path | None, title: str, seconds: float, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch import nn
 
 from redoubtable.attacks.rounding import round_to_8_bits
 from redoubtable.evaluation.chunks import Chunks
+from redoubtable.evaluation.environment import hardware
 from redoubtable.evaluation.journal import Arrays, Journal
 from redoubtable.evaluation.outcomes import Look, look
 from redoubtable.evaluation.passes import Passes, counted
 from redoubtable.evaluation.plan import BoundAttack, registered
-from redoubtable.files import digest_code, digest_model
+from redoubtable.evaluation.turns import all_of
+from redoubtable.files import digest_model, digest_package, digest_source_files
 from redoubtable.gradients import FastCopy, fast_copy
 from redoubtable.parts import bare, facts_of
 from redoubtable.registry import settable
@@ -26,6 +29,11 @@ from redoubtable.types import Images, Labels
 View = Literal["clean", "static", "adaptive"]
 KEPT_IMAGES = 12
 """How many adversarial images of each attack are kept for pictures, by default."""
+_NO_PART_OF_A_CELL = (
+    *("__main__", "cli", "demo", "papers", "reports", "training"),
+    *(f"evaluation/{name}" for name in ("checks", "summary", "runner", "progress", "evaluate")),
+)
+"""Parts of the package that no attack and no look at its images can reach."""
 
 
 @dataclass(frozen=True)
@@ -119,26 +127,28 @@ class Bench:
         data: the clean images and their labels, chunk by chunk.
         settings: seed, draws, chunk, batch size, precision.
         journal: where finished chunks are kept.
-        tick: called after every chunk, for progress.
+        tick: called with the name of every chunk's cell when it is there, for progress.
     """
 
     model: nn.Module
     data: Chunks
     settings: Settings
     journal: Journal
-    tick: Callable[[], None] = lambda: None
+    tick: Callable[[str], None] = lambda cell: None
     _copies: dict[str, FastCopy] = field(default_factory=dict)
+    _given: dict[str, Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Name the model once: hashing it for every chunk would cost."""
         self.facts = facts_of(self.model)
         self.digest = digest_model(self.model)
+        self.code = f"{digest_package(_NO_PART_OF_A_CELL)} {digest_source_files(self.model)}"
         self.draws = self.settings.draws if self.facts.stochastic else 1
 
     @property
     def device(self) -> torch.device:
         """Where the model lives; chunks are moved there."""
-        return next((p.device for p in self.model.parameters()), self.data.outline.device)
+        return device_of(self.model, self.data.outline)
 
     def clean(self) -> Candidate:
         """Return the clean images as a candidate."""
@@ -193,15 +203,24 @@ class Bench:
         fallen: NDArray[np.bool_] | None = None,
     ) -> Candidate:
         spared = np.zeros(len(self.data), dtype=bool) if fallen is None else fallen
-        cells = []
-        for number, start in enumerate(self.data.starts):
+        # The settings of a function that was given can't be named, so nothing of it is kept.
+        kept = bound is None or registered(bound)
+
+        def cell(number: int) -> Arrays:
+            start = self.data.starts[number]
             open_ = np.flatnonzero(~spared[start : start + self.data.length])
-            key = self._key(view, bound, threat, number, open_)
             piece = Piece(number, view, bound.text if bound else "", threat, open_)
-            # The settings of a function that was given can't be named, so nothing of it is kept.
-            journal = self.journal if bound is None or registered(bound) else Journal(None)
-            cells.append(journal.cell(key, lambda piece=piece: self._chunk(piece, run)))  # type: ignore[misc]
-            self.tick()
+            key = self._key(view, bound, threat, number, open_)
+            name = repr((bound and id(bound.entry.obj), key))
+            if kept:
+                arrays = self.journal.cell(key, lambda: self._chunk(piece, run))
+            else:
+                arrays = self._given.get(name) or self._chunk(piece, run)
+                self._given[name] = arrays
+            self.tick(name)
+            return arrays
+
+        cells = all_of(partial(cell, number) for number in range(len(self.data.starts)))
         joined = {name: np.concatenate([c[name] for c in cells]) for name in cells[0]}
         forward, backward = joined.pop("passes").reshape(-1, 2).sum(0).tolist()
         text = bound.text if bound else ""
@@ -218,8 +237,8 @@ class Bench:
         s = self.settings
         return {
             "model": self.digest,
-            "code": digest_code(bound.entry.obj) if bound else "",
-            "device": str(self.device),
+            "code": [self.code, digest_source_files(bound.entry.obj) if bound else ""],
+            "device": hardware(self.device),
             "data": self.data.digests[number],
             "start": self.data.starts[number],
             "open": open_.tolist(),
@@ -278,6 +297,11 @@ class Bench:
         passes_per_image = max(1, self.settings.batch_size // self.facts.passes)
         with seeded(purpose, *name):
             return look(self.model, x, self.draws, passes_per_image, self.facts.abstains)
+
+
+def device_of(model: nn.Module, x: Images) -> torch.device:
+    """Return where a model lives; one without parameters takes images where they are."""
+    return next((p.device for p in model.parameters()), x.device)
 
 
 def _surrogates(bound: BoundAttack | None) -> Sequence[nn.Module]:

@@ -18,7 +18,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "redoubtable": __version__,
         "python": platform.python_version(),
         "packages": {"torch": torch.__version__} | {name: _version(name) for name in _PACKAGES},
-        "device": _accelerator(torch.device(device)),
+        "device": hardware(torch.device(device)),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -32,7 +32,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _accelerator(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """Return what a device is, whatever its number: "cpu" or an accelerator's name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

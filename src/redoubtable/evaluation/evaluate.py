@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from redoubtable.evaluation import checks, curves, rates, summary
-from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.candidates import Bench, Candidate, Settings, device_of
 from redoubtable.evaluation.cascade import attack_all
 from redoubtable.evaluation.chunks import Chunks, outline, read
 from redoubtable.evaluation.environment import environment
-from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.outcomes import defended
-from redoubtable.evaluation.plan import Choice, Plans, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.plan import VIEWS, Choice, Plans, adaptive_plan, expand, static_plan
 from redoubtable.evaluation.progress import Ticker, ticking
+from redoubtable.evaluation.runner import running
+from redoubtable.evaluation.turns import all_of
 from redoubtable.parts import facts_of, in_eval_mode, parts_of
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
@@ -155,17 +158,40 @@ def evaluate(
             "no robust accuracy follows from attacks that never see the model; give one that does "
             "beside them, such as pgd"
         )
-    with in_eval_mode(model), ticking(name, str(threat), progress) as ticker:
+    folder = Path(out) if out else None
+    with (
+        in_eval_mode(model),
+        running(folder, device_of(model, whole)) as runner,
+        ticking(name, str(threat), progress and runner.first) as ticker,
+    ):
         classes = _classes(model, x, y, facts.abstains)
-        journal = Journal(Path(out) / "journal" if out else None)
-        bench = Bench(model, Chunks(x, y, settings.chunk), settings, journal, ticker.tick)
+        bench = Bench(model, Chunks(x, y, settings.chunk), settings, runner.journal, ticker.tick)
+        runner.agree(bench)
         scores = rates.held_out_scores(bench, held_out)
         _expect(ticker, bench, plans, curve, check, scores is not None)
-        clean = bench.clean()
-        start = clean if cascade else None
-        candidates = [clean]
-        candidates += attack_all(bench, "static", plans.static, threat, classes, start)
-        candidates += attack_all(bench, "adaptive", plans.adaptive, threat, classes, start)
+
+        @cache
+        def attacked() -> list[Candidate]:
+            clean = bench.clean()
+            start = clean if cascade else None
+            views = all_of(
+                partial(attack_all, bench, view, getattr(plans, view), threat, classes, start)
+                for view in VIEWS
+            )
+            return [clean, *chain(*views)]
+
+        def doubted() -> list[dict[str, Any]]:
+            return _findings(bench, plans, attacked(), threat, classes) if check else []
+
+        def curved() -> list[dict[str, Any]]:
+            return curves.curve(bench, plans, threat, curve, classes) if curve else []
+
+        candidates, points, fixed, findings = runner.finish(
+            attacked,
+            curved,
+            partial(rates.at_rates, bench, plans, threat, scores, classes),
+            doubted,
+        )
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "kind": "evaluation",
@@ -182,19 +208,19 @@ def evaluate(
         if not plans.static:
             record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
         if curve:
-            record["curve"] = curves.curve(bench, plans, threat, curve, classes)
+            record["curve"] = points
         if facts.abstains and held_out is not None:
-            record["rates"] = rates.at_rates(bench, plans, threat, scores, classes)
-        record["findings"] = _findings(bench, plans, candidates, threat, classes) if check else []
+            record["rates"] = fixed
+        record["findings"] = findings
         record["environment"] = environment(bench.device)
-    arrays = _arrays(candidates, y, threat.radius(whole))
-    # Which of the kept images, in their order, is each example's worst.
-    arrays["robust/chosen"] = summary.worst(candidates, lambda a: defended(a, y.numpy(), classes))[
-        2
-    ]
-    result = Evaluation(record, arrays, _images(candidates))
-    if out:
-        summary.save(Path(out), result.record, result.arrays, result.images)
+        arrays = _arrays(candidates, y, threat.radius(whole))
+        # Which of the kept images, in their order, is each example's worst.
+        arrays["robust/chosen"] = summary.worst(
+            candidates, lambda a: defended(a, y.numpy(), classes)
+        )[2]
+        result = Evaluation(record, arrays, _images(candidates))
+        if folder and runner.first:
+            summary.save(folder, result.record, result.arrays, result.images)
     return result
 
 
@@ -216,7 +242,7 @@ def _check_radius(threat: ThreatModel, x: Images) -> None:
 def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
     """How many classes the model has; also sees that it takes the images and the labels fit."""
     one = read(x, slice(0, 1))
-    device = next((p.device for p in model.parameters()), one.device)
+    device = device_of(model, one)
     try:
         with torch.no_grad(), seeded("classes"):
             out = model(one.clone().to(device))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from redoubtable.files import make_folder, read_sealed, write_sealed
+from redoubtable.evaluation.turns import TakenError
+from redoubtable.files import claimed, make_folder, read_sealed, write_sealed
 from redoubtable.version import __version__
 
 Arrays = dict[str, NDArray[Any]]
@@ -21,7 +23,8 @@ class Journal:
     """A folder of finished cells, each a sealed file named by all that its content depends on.
 
     A cell is whole or not there, so a run may be killed at any moment; another model, seed, attack
-    or version has other names and never meets the wrong cell.
+    or version has other names and never meets the wrong cell. Several processes may fill one
+    folder: a cell is computed by whoever claims it first, and free again if that one is killed.
 
     Args:
         folder: where the cells are kept; None keeps nothing.
@@ -36,19 +39,27 @@ class Journal:
     def cell(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of a cell, computed now or taken from the folder.
 
+        A cell that is damaged is computed again, with a warning.
+
         Raises:
-            ValueError: the kept file is damaged.
+            TakenError: another process is computing it.
         """
         if self.folder is None:
             return compute()
         path = self._path(key)
         if path.exists():
-            with np.load(io.BytesIO(read_sealed(path, "journal cell")), allow_pickle=False) as kept:
-                return {name: kept[name] for name in kept.files}
-        arrays = compute()
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-        write_sealed(path, content.getvalue())
+            try:
+                return _read(path)
+            except ValueError:
+                warnings.warn(f"{path} is damaged; its piece of work is done again", stacklevel=2)
+                path.unlink(missing_ok=True)
+        with claimed(path) as mine:
+            if not mine:
+                raise TakenError([path])
+            if path.exists():  # finished by its claimer just now
+                return _read(path)
+            arrays = compute()
+            _write(path, arrays)
         return arrays
 
     def has(self, key: Mapping[str, Any]) -> bool:
@@ -60,3 +71,14 @@ class Journal:
         whole = {**key, "versions": [__version__, torch.__version__, torch.get_num_threads()]}
         text = json.dumps(whole, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.cell"
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(io.BytesIO(read_sealed(path, "journal cell")), allow_pickle=False) as kept:
+        return {name: kept[name] for name in kept.files}
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_sealed(path, content.getvalue())

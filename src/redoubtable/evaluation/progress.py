@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -10,21 +10,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 @dataclass
 class Ticker:
-    """Counts finished chunks; without a bar it only counts."""
+    """Counts finished chunks, each once; without a bar it only counts."""
 
     bar: Progress | None = None
-    done: int = 0
+    done: set[int] = field(default_factory=set)
 
     def expect(self, total: int) -> None:
         """Say how many chunks there will be, about."""
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], total=total)
 
-    def tick(self) -> None:
-        """One chunk is finished."""
-        self.done += 1
+    def tick(self, cell: str) -> None:
+        """One chunk is finished; what is tried again in vain may say so again."""
+        self.done.add(hash(cell))
         if self.bar is not None:
-            self.bar.advance(self.bar.task_ids[0])
+            self.bar.update(self.bar.task_ids[0], completed=len(self.done))
 
 
 @contextmanager
@@ -45,4 +45,4 @@ def ticking(name: str, threat: str, shown: bool) -> Iterator[Ticker]:
         ticker = Ticker(bar)
         yield ticker
         # Whatever the estimate was, the work is done.
-        bar.update(bar.task_ids[0], total=ticker.done)
+        bar.update(bar.task_ids[0], total=len(ticker.done))

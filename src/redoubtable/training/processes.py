@@ -1,19 +1,17 @@
 """The processes that train one network together; often just one.
 
-Accelerate finds them, wherever `accelerate launch` or `torchrun` started them, and joins their
-gradients. It is asked only where there are several: its state is one for a whole Python process
-and fixes device and precision at first sight, while `train` may be called many times.
+Accelerate joins their gradients. It is asked only where there are several: its state is one for a
+whole Python process, while `train` may be called many times.
 """
 
-import atexit
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from redoubtable.processes import Group
 
 T = TypeVar("T")
 Place = tuple[nn.Module, str, nn.Module]
@@ -32,16 +30,11 @@ class Processes:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.count, self.rank = 1, 0
+        self._group = Group(device)
+        self.count, self.rank = self._group.count, self._group.rank
         self._accelerator: Any = None
         self._replaced: list[Place] = []
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            own = int(os.environ.get("LOCAL_RANK", "0"))
-            if device.type == "cuda" and device.index not in (None, own):
-                raise ValueError(
-                    f"`model` must be on cuda:{own} in process {own} of its machine, got {device}; "
-                    "give --device auto"
-                )
+        if self.count > 1:
             from accelerate import Accelerator, DistributedDataParallelKwargs
 
             # Buffers are joined at the end of an epoch (see `Run`); sent before every pass, they
@@ -50,9 +43,6 @@ class Processes:
             self._accelerator = Accelerator(
                 cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[options]
             )
-            atexit.register(_leave)
-            self.count = self._accelerator.num_processes
-            self.rank = self._accelerator.process_index
 
     @property
     def first(self) -> bool:
@@ -61,8 +51,7 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until every process is here."""
-        if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()
+        self._group.wait()
 
     def share(self, batch: Tensor) -> slice:
         """Return this process's part of a batch, as even as can be."""
@@ -109,12 +98,7 @@ class Processes:
 
     def gather(self, value: T) -> list[T]:
         """Return every process's value, in the order of their ranks."""
-        if self._accelerator is None:
-            return [value]
-        from accelerate.utils import gather_object
-
-        gathered: list[T] = gather_object([value])
-        return gathered
+        return self._group.gather(value)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """Return what `make` gives in the first process, to all of them.
@@ -122,27 +106,7 @@ class Processes:
         Raises:
             ValueError: what it refuses there, in all of them, so that none waits for it.
         """
-        if self._accelerator is None:
-            return make()
-        from accelerate.utils import broadcast_object_list
-
-        made: list[Any] = [None, None]
-        if self.first:
-            try:
-                made[0] = make()
-            except (ValueError, OSError) as error:
-                made[1] = str(error)
-        broadcast_object_list(made)
-        value, refused = made
-        if refused is not None:
-            raise ValueError(refused)
-        return value  # type: ignore[no-any-return]
-
-
-def _leave() -> None:
-    """Leave the group in order: a process that just ends can bring down one that still talks."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        return self._group.from_first(make)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
