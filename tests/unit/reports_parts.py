@@ -118,3 +118,28 @@ def pictures(images: int = 3, channels: int = 1) -> dict[str, Any]:
     clean = rng.uniform(0.25, 0.75, (images, channels, 8, 8)).astype(np.float32)
     keys = ("static/fgsm", "adaptive/pgd:loss=margin,steps=20")
     return {"clean": clean, **{k: clean + np.float32(0.1875) for k in keys}}
+
+
+def answers() -> dict[str, Any]:
+    """The arrays of `record()`, of six images of three classes with four draws each.
+
+    The static attack is the worst on the first image, the clean image on the last.
+    """
+    y = np.array([0, 0, 1, 1, 2, 2])
+    clean = np.repeat(y[:, None], 4, 1)
+    clean[5] = [2, 0, 0, 0]
+    static, adaptive = clean.copy(), clean.copy()
+    static[0] = 1
+    adaptive[1] = [0, 1, 1, 0]
+    adaptive[2] = [10, 10, 10, 1]
+    adaptive[3] = 2
+    adaptive[4] = [2, 2, 0, 2]
+    arrays = {"y": y, "eps": np.full(6, 0.2)}
+    for key, said in (
+        ("clean", clean),
+        ("static/fgsm", static),
+        ("adaptive/pgd:loss=margin,steps=20", adaptive),
+    ):
+        arrays |= {f"{key}/selection": said[:, ::-1], f"{key}/report": said}
+        arrays[f"{key}/distance"] = np.zeros(6) if key == "clean" else np.full(6, 0.2)
+    return {**arrays, "robust/chosen": np.array([1, 2, 2, 2, 2, 0])}

@@ -8,7 +8,7 @@ import pytest
 
 from redoubtable.reports import write_page
 from redoubtable.reports.record import evaluations, interval
-from tests.unit.reports_parts import bare, finding, pictures, record, share
+from tests.unit.reports_parts import answers, bare, finding, pictures, record, share
 
 HOSTILE = '<script>alert("x")</script>[red]&{{ 7 * 7 }}'
 
@@ -28,10 +28,13 @@ def text_of(html: str) -> str:
 
 def test_the_page_says_it_all_in_order(tmp_path: Path) -> None:
     found = [bare(), record()]
-    html = page(tmp_path, found, [pictures(), pictures()], timings={"training": 44.0})
+    found[1]["findings"].append(finding(evidence={"steps_x1": 0.5, "steps_x3": 0.25, "n": 80}))
+    images = [pictures(), pictures()]
+    html = page(tmp_path, found, images, timings={"training": 44.0}, arrays=[{}, answers()])
     text = text_of(html)
-    order = ["A title", "looks like 55.0%", "What attacks leave", "more steps", "Accuracy against"]
-    order += ["Rejection", "Attack by attack", "What the images look like", "Reproduce this"]
+    order = ["A title", "looks like 55.0%", "What attacks leave", "Accuracy against eps"]
+    order += ["Accuracy against effort", "Rejection", "Attack by attack", "Class by class"]
+    order += ["What the images look like", "Checks Tests that", "Reproduce this"]
     order += ["redoubt evaluate m --threat Linf:0.2", "9.8.7", "How to read this"]
     places = [text.index(part, text.index("Redoubtable:")) for part in order]
     assert places == sorted(places)
@@ -72,9 +75,25 @@ def test_a_failing_check_stands_with_its_number(tmp_path: Path) -> None:
     block = next(b for b in html.split("<tbody>") if "EVIDENCE AGAINST" in b)
     text = text_of(block.split("</tbody>")[0])
     assert text.index("2.0%") < text.index("doubted") < text.index("EVIDENCE AGAINST")
-    assert text.index("EVIDENCE AGAINST") < text.index("EVIDENCE FOR")
-    assert "p 0.125, n 100" in text
+    assert "Checks: 1 failed, 1 passed." in text
     assert "doubted" not in text_of(page(tmp_path, [bare(), record()]))
+
+
+def test_checks_stand_by_verdict_with_their_evidence_and_their_pages(tmp_path: Path) -> None:
+    said = [("pass", "ONE", "one"), ("not run", "TWO", "two"), ("fail", "THREE", "three")]
+    found = [finding(v, s, check=c) for v, s, c in said]
+    html = page(tmp_path, record(findings=found))
+    text = text_of(html[html.index('<h2 id="checks">') :])
+    order = ["✗ failed: 1 of 3", "THREE", "✓ passed: 1 of 3", "ONE", "not run: 1 of 3", "TWO"]
+    assert [p for p in sorted(order, key=text.index) if text.count(p) == 1] == order
+    assert text.count("p 0.125, n 100") == 3
+    assert "docs/checks/two.md" in text
+    assert ".md" not in "".join(re.findall(r'href="([^"]+)', html))
+    (tmp_path / "docs" / "checks").mkdir(parents=True)
+    (tmp_path / "docs" / "checks" / "more_steps.md").touch()
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    links = re.findall(r'href="([^"#]+)', page(tmp_path / "runs" / "a", record(findings=found)))
+    assert links == [f"../../docs/checks/{c}.md" for c in ("three", "one", "two")]
 
 
 def test_a_page_without_checks_or_adaptive_attacks_says_so(tmp_path: Path) -> None:
@@ -86,7 +105,7 @@ def test_a_page_without_checks_or_adaptive_attacks_says_so(tmp_path: Path) -> No
 def test_tables_can_be_read_by_machine_and_keyboard(tmp_path: Path) -> None:
     html = page(tmp_path, [bare(), record()], [pictures(), pictures()])
     tables = re.findall(r"<table.*?</table>", html, re.S)
-    assert len(tables) == 8
+    assert len(tables) == 10
     assert all("<caption>" in t for t in tables)
     heads = [h for t in tables for h in re.findall(r"<th\b[^>]*>", t)]
     assert all("scope=" in h for h in heads)

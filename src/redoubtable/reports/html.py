@@ -1,5 +1,6 @@
 """Records as one self-contained page: no request to anywhere, no script."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import jinja2
 
 from redoubtable.files import write_bytes
 from redoubtable.reports import plots, record
+from redoubtable.reports.classes import SHOWN, confusion, worst_answers
+from redoubtable.reports.effort import efforts, tries
 from redoubtable.reports.record import Record
 from redoubtable.reports.sheets import Arrays, sheet
 from redoubtable.reports.verdict import sentences
@@ -25,6 +28,8 @@ _FILTERS = {
     "has_static": record.has_static,
     "in_words": record.in_words,
     "rules": record.rules,
+    "by_verdict": record.by_verdict,
+    "evidence": record.evidence,
 }
 
 
@@ -66,6 +71,9 @@ def write_page(
             )
     known = {record.full_name(r) for r in found}
     numbered = list(zip(found, images, arrays or [{}] * len(found), strict=True))
+    by_name = {record.full_name(r): a for r, _, a in numbered}
+    file = Path(path)
+    file = file / "index.html" if file.is_dir() else file
     page = (
         _environment()
         .get_template("page.html.jinja")
@@ -75,7 +83,9 @@ def write_page(
             measured=(said := sentences(found))[0],
             believed=said[1],
             evaluations=found,
-            groups=[_group(t, g) for t, g in record.by_threat(found).items()],
+            groups=[_group(t, g, by_name) for t, g in record.by_threat(found).items()],
+            confusions=[(record.full_name(r), c) for r, _, a in numbered if (c := confusion(r, a))],
+            checks=_checks_near(file),
             sheets=[s for r, i, a in numbered if (s := sheet(record.full_name(r), r, i, a))],
             answered=arrays is not None,
             environments=_environments(found),
@@ -86,8 +96,6 @@ def write_page(
             views=record.VIEWS,
         )
     )
-    file = Path(path)
-    file = file / "index.html" if file.is_dir() else file
     write_bytes(file, page.encode())
     return file
 
@@ -103,14 +111,27 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(_FILTERS)
     environment.globals.update(
-        under_rule=record.under_rule, failing=record.failing, colour=plots.colour
+        under_rule=record.under_rule,
+        failing=record.failing,
+        colour=plots.colour,
+        shown_classes=SHOWN,
     )
     return environment
 
 
-def _group(threat: str, group: Sequence[Record]) -> Mapping[str, Any]:
+def _group(threat: str, group: Sequence[Record], arrays: Mapping[str, Arrays]) -> Mapping[str, Any]:
     """What the page shows of the models under one threat."""
+    more = [(f"{r['name']}, {e.what}", e.left) for r in group for e in efforts(r)]
+    asked = [(r["name"], t) for r in group if (t := _tries(r, arrays[record.full_name(r)]))]
     return {
+        "efforts": [
+            {"what": what, "series": series, "plot": plots.against(series, axis)}
+            for what, series, axis in (
+                ("effort", more, "times the effort of the evaluation"),
+                ("tries", asked, "answers asked for, all of which must be good"),
+            )
+            if series
+        ],
         "threat": threat,
         "records": group,
         "curve": plots.curve(group),
@@ -119,6 +140,20 @@ def _group(threat: str, group: Sequence[Record]) -> Mapping[str, Any]:
         "roc": plots.roc(group),
         "guards": [r for r in group if r.get("detection") or r.get("rates")],
     }
+
+
+def _tries(r: Record, arrays: Arrays) -> Mapping[int, Any]:
+    """Accuracy against the number of answers of a random model."""
+    answers = worst_answers(arrays) if r["model"]["facts"]["stochastic"] else None
+    return {} if answers is None else tries(answers, arrays["y"], r["model"]["classes"])
+
+
+def _checks_near(file: Path) -> str | None:
+    """Where the pages on checks are, as seen from a page within a checkout; else None."""
+    for parent in file.resolve().parents:
+        if (parent / "docs" / "checks" / "more_steps.md").is_file():
+            return os.path.relpath(parent / "docs" / "checks", file.resolve().parent)
+    return None
 
 
 def _curve_columns(group: Sequence[Record]) -> list[tuple[str, str, Mapping[float, Any]]]:

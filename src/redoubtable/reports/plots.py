@@ -6,7 +6,7 @@ can be read on a light and on a dark page; colours are those of Okabe & Ito (200
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,6 +108,30 @@ def roc(group: Sequence[Record]) -> str | None:
         axes.set_ylabel("attacked images rejected")
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _finish(figure, axes)
+        return _svg(figure)
+
+
+def against(series: Sequence[tuple[str, Mapping[int, Mapping[str, Any]]]], what: str) -> str:
+    """Draw accuracy against a count, a line per model; bands are 95% intervals.
+
+    Args:
+        series: per line its name and shares by count.
+        what: the counts, for the axis.
+    """
+    with _style():
+        figure, axes = _axes()
+        for index, (name, shares) in enumerate(series):
+            values, low, high = ([p[k] for p in shares.values()] for k in ("value", "low", "high"))
+            tint, shape = colour(index), _SHAPES[index % len(_SHAPES)]
+            axes.fill_between(list(shares), low, high, color=tint, alpha=0.18, linewidth=0)
+            axes.plot(
+                list(shares), values, color=tint, linewidth=2.2, marker=shape, markersize=5,
+                label=_label(name),
+            )  # fmt: skip
+        axes.set_xlabel(what)
+        axes.set_ylabel("accuracy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(figure, axes)
         return _svg(figure)
 

@@ -13,6 +13,7 @@ Record = Mapping[str, Any]
 docs/record.md."""
 
 VIEWS = ("clean", "static", "adaptive")
+VERDICTS = ("fail", "pass", "not run")
 KINDS = ("evaluation", "demo")
 _FIELDS: Mapping[str, type] = {
     "name": str,
@@ -137,6 +138,12 @@ def failing(record: Record, number: str | None = None) -> list[Record]:
     return [f for f in found if number in (None, f["qualifies"])]
 
 
+def by_verdict(record: Record) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the findings by verdict, those that failed first; no verdict without any."""
+    groups = {v: [f for f in record["findings"] if f["verdict"] == v] for v in VERDICTS}
+    return {verdict: found for verdict, found in groups.items() if found}
+
+
 def strongest(record: Record, view: str) -> Record | None:
     """Return the row of the attack of a view that leaves the least; none if none ran."""
     rows = [r for r in record["rows"] if r["view"] == view]
@@ -211,6 +218,16 @@ def broken(text: str, width: int) -> list[str]:
 def check_name(finding: Mapping[str, Any]) -> str:
     """Write the name of a check as words."""
     return str(finding["check"]).replace("_", " ")
+
+
+def evidence(finding: Mapping[str, Any]) -> str:
+    """Write the numbers of a finding: "p 0.125, n 100"."""
+    said = []
+    for key, value in finding["evidence"].items():
+        values = value if isinstance(value, list | tuple) else [value]
+        words = [number(v) if isinstance(v, float) else str(v) for v in values]
+        said.append(f"{key} {' '.join(words)}")
+    return ", ".join(said)
 
 
 def in_words(threat: str) -> str:
