@@ -12,6 +12,7 @@ from scipy.optimize import brentq, linprog
 from torch import Tensor
 
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat.base import _rising_level, _sorted_level
 from tests.unit.threat_parts import SHAPE, anything, every_kind, images, seeds, size_of
 
 convex = st.sampled_from([Linf, L2, L1])
@@ -179,3 +180,21 @@ def test_no_images_are_no_trouble(kind: type[ThreatModel]) -> None:
     assert kind(1).project(none, none).shape == none.shape
     assert kind(1).sample(none).shape == none.shape
     assert kind(1).reach(none, torch.zeros(0), none).shape == none.shape
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_both_ways_to_a_water_level_fill_alike(seed: int) -> None:
+    """Limits that are equal, zero or far apart; needs of nothing, of all there is, and of more."""
+    torch.manual_seed(seed)
+    size = (1, 2, 5, 50, 500)[seed % 5]
+    weight = torch.rand(7, size, dtype=torch.float64) * (torch.rand(7, size) > 0.2)
+    limit = torch.rand(7, size, dtype=torch.float64) ** (1, 4, 20)[seed % 3]
+    limit = limit if seed % 2 else (limit * 4).round() / 4
+    whole = (weight * limit).sum(1)
+    need = whole * torch.tensor([0, 0.01, 0.3, 0.7, 0.999, 1, 1.5], dtype=torch.float64)
+    filled = [
+        (weight * torch.minimum(level(weight, limit, need[:, None]), limit)).sum(1)
+        for level in (_rising_level, _sorted_level)
+    ]
+    torch.testing.assert_close(filled[0], torch.minimum(need, whole), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(filled[1], filled[0], rtol=1e-9, atol=1e-12)

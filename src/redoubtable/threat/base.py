@@ -230,14 +230,40 @@ def water_level(weight: Tensor, limit: Tensor, need: Tensor) -> Tensor:
         limit: (N, M), none negative.
         need: (N,), none negative.
     """
+    if limit.device.type == "cpu":
+        return _rising_level(weight, limit, need[:, None])
+    return _sorted_level(weight, limit, need[:, None])
+
+
+def _rising_level(weight: Tensor, limit: Tensor, need: Tensor) -> Tensor:
+    """By Newton's method from below, which ends: each step but the last reaches another limit.
+
+    Sorting takes a processor longer than a network's pass; it takes a handful of these steps.
+    """
+    tiny = torch.finfo(weight.dtype).tiny
+    level = need / weight.sum(1, keepdim=True).clamp_min(tiny)
+    while True:
+        open_ = limit > level
+        full = (weight * limit).masked_fill(open_, 0).sum(1, keepdim=True)
+        rest = (weight * open_).sum(1, keepdim=True)
+        next_ = ((need - full) / rest).masked_fill(rest == 0, torch.inf)
+        # No weight and no need: the level is 0, whatever is open.
+        rises = (next_ > level) & (need > 0)
+        if not bool(rises.any()):
+            return level
+        level = torch.where(rises, next_, level)
+
+
+def _sorted_level(weight: Tensor, limit: Tensor, need: Tensor) -> Tensor:
+    """By sorting the limits, without a look at a value: for accelerators."""
     order = limit.sort(dim=1)
     weight, limit = weight.gather(1, order.indices), order.values
     full = (weight * limit).cumsum(1)  # what those up to here give once they are at their limits
     rest = weight.flip(1).cumsum(1).flip(1)  # the weight of this one and those after it
     reached = full + limit * (rest - weight)
-    first = (reached < need[:, None]).sum(1, keepdim=True)
+    first = (reached < need).sum(1, keepdim=True)
     at = first.clamp_max(weight.shape[1] - 1)
     before = (full - weight * limit).gather(1, at)
     tiny = torch.finfo(weight.dtype).tiny
-    level = (need[:, None] - before).clamp_min(0) / rest.gather(1, at).clamp_min(tiny)
+    level = (need - before).clamp_min(0) / rest.gather(1, at).clamp_min(tiny)
     return level.masked_fill(first > at, torch.inf)
