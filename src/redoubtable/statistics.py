@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -44,21 +44,59 @@ def wilson(hits: float, n: int, confidence: float = 0.95) -> Proportion:
     """Return a share with its score interval (Wilson 1927).
 
     Args:
-        hits: number of successes; it need not be whole. A mean over examples of per-example
-            success rates (many random draws each) has at most the binomial variance, so the
-            interval then is on the safe side.
-        n: number of examples.
+        hits: number of successes; it need not be whole.
+        n: number of examples. Of several looks at each see `share_of_draws`.
         confidence: coverage.
     """
     _check(hits, n, confidence)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
     share = min(hits / n, 1.0)
+    return Proportion(share, n, *_score_interval(share, n, confidence))
+
+
+def _score_interval(share: float, n: float, confidence: float) -> tuple[float, float]:
+    z = float(stats.norm.ppf((1 + confidence) / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # At 0 and 1 the exact end is 0 or 1; rounding must not move it.
     low = 0.0 if share == 0 else max(0.0, centre - half)
     high = 1.0 if share == 1 else min(1.0, centre + half)
-    return Proportion(share, n, low, high)
+    return low, high
+
+
+def share_of_draws(
+    hits: ArrayLike, tries: ArrayLike, confidence: float = 0.95
+) -> Proportion | None:
+    """Return a share over several random draws of each example, with its interval.
+
+    Wilson's score interval at the effective number of examples (Dean & Pagano 2015, Journal
+    of Survey Statistics and Methodology 3(4)): as many independent answers as would vary like the
+    share of these clusters does. With one draw of each example it is Wilson's. Taking the draws for
+    independent would make it too narrow where examples differ, and counting examples alone too wide
+    where draws do.
+
+    Args:
+        hits: (N,) successes of each example.
+        tries: (N,) draws that count of each example; an example with none does not count.
+        confidence: coverage.
+
+    Returns:
+        The share of all tries, n being the number of examples with any; None where there are none.
+
+    Raises:
+        ValueError: there are more hits than tries, or negative ones.
+    """
+    h, t = np.asarray(hits, dtype=float), np.asarray(tries, dtype=float)
+    if h.shape != t.shape or h.ndim != 1 or not bool(((h >= 0) & (h <= t)).all()):
+        raise ValueError(f"`hits` must be (N,) in [0, tries], got {h.shape} and {t.shape}")
+    n, total = int((t > 0).sum()), float(t.sum())
+    if not n:
+        return None
+    share = float(h.sum()) / total
+    variance = float(((h - share * t) ** 2).sum()) / total**2
+    spread = share * (1 - share)
+    # Draws of one example tell at most as much as those of as many examples.
+    effective = min(spread / variance, total) if variance > 0 and spread > 0 else float(n)
+    return Proportion(share, n, *_score_interval(share, effective, confidence))
 
 
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> Proportion:
@@ -103,6 +141,134 @@ def mcnemar(
     if not differ:
         return 1.0
     return float(stats.binomtest(only_left, differ, 0.5, alternative=alternative).pvalue)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two models differ on the same examples, the first minus the second.
+
+    Attributes:
+        value: difference of the two shares, in [-1, 1].
+        low: lower end of its interval.
+        high: upper end.
+        p: probability of a difference at least as large, either way, were both equally good.
+        better: examples on which the first does better.
+        worse: examples on which it does worse.
+        n: examples.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    better: int
+    worse: int
+    n: int
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, draws: int = 1, confidence: float = 0.95
+) -> Difference:
+    """Return the difference of two paired shares with its interval and an exact p-value.
+
+    The p-value is that of the sign-flip test (Fisher 1935): were both equally good, each example's
+    difference could as well have the other sign. With one draw it is McNemar's exact test. The
+    interval is the one of Agresti & Min (2005, https://doi.org/10.1002/sim.1781), the normal one
+    with half an example added to each of the four outcomes of a pair.
+
+    Args:
+        a: (N,) of each example how many draws the first model does well, 0 to `draws`.
+        b: (N,) the same of the second model, on the same examples in the same order.
+        draws: answers per example.
+        confidence: coverage of the interval.
+
+    Raises:
+        ValueError: the two are not of one length, or are no counts of that many draws.
+    """
+    left, right = np.asarray(a), np.asarray(b)
+    if left.shape != right.shape or left.ndim != 1 or not len(left):
+        raise ValueError(f"paired outcomes must be (N,) both, got {left.shape} and {right.shape}")
+    both = np.concatenate([left, right]).astype(float)
+    if not bool(((both >= 0) & (both <= draws) & (both == both.round())).all()):
+        raise ValueError(f"paired outcomes must be counts of 0 to draws={draws}")
+    steps = left.astype(np.int64) - right.astype(np.int64)
+    d, n = steps / draws, len(steps)
+    centre = float(d.sum()) / (n + 2)
+    variance = (float((d**2).sum()) + 1) / (n + 2) - centre**2
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(variance / (n + 2))
+    value = float(d.mean())
+    return Difference(
+        value=value,
+        low=max(-1.0, min(value, centre - half)),
+        high=min(1.0, max(value, centre + half)),
+        p=_sign_flip(steps),
+        better=int((steps > 0).sum()),
+        worse=int((steps < 0).sum()),
+        n=n,
+    )
+
+
+def _sign_flip(steps: NDArray[np.int64]) -> float:
+    """Two-sided p-value of a sum of whole numbers whose signs are those of fair coins.
+
+    The distribution of the sum is the inverse Fourier transform of the product of cosines.
+    """
+    sizes, counts = np.unique(np.abs(steps[steps != 0]), return_counts=True)
+    reach = int((sizes * counts).sum())
+    if not reach:
+        return 1.0
+    angles = 2 * np.pi * np.arange(2 * reach + 1) / (2 * reach + 1)
+    wave = np.ones_like(angles)
+    for size, count in zip(sizes, counts, strict=True):
+        wave *= np.cos(size * angles) ** count
+    chances = np.fft.ifft(wave).real.clip(0)  # entry k is the sum k, the negative ones from the end
+    sums = np.arange(2 * reach + 1)
+    sums = np.where(sums > reach, sums - 2 * reach - 1, sums)
+    return float(min(1.0, chances[np.abs(sums) >= abs(int(steps.sum()))].sum()))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One number over several seeds.
+
+    Attributes:
+        mean: over the seeds.
+        sd: standard deviation over the seeds, with n - 1.
+        least: smallest value.
+        most: largest value.
+        low: lower end of the interval of the mean.
+        high: upper end.
+        n: how many seeds.
+    """
+
+    mean: float
+    sd: float
+    least: float
+    most: float
+    low: float
+    high: float
+    n: int
+
+
+def over_seeds(values: ArrayLike, confidence: float = 0.95) -> Spread:
+    """Return mean, spread and Student's interval (1908) of one number measured with several seeds.
+
+    It says how much a training or an attack varies, on these images; how much the images vary is
+    what the interval of each single value says.
+
+    Args:
+        values: (S,) one value per seed, at least two.
+        confidence: coverage of the interval.
+
+    Raises:
+        ValueError: there are fewer than two values, or one is not finite.
+    """
+    v = np.asarray(values, dtype=float)
+    if v.ndim != 1 or len(v) < 2 or not bool(np.isfinite(v).all()):
+        raise ValueError(f"a spread needs two or more finite values, got {v.tolist()}")
+    mean, sd = float(v.mean()), float(v.std(ddof=1))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(v) - 1)) * sd / math.sqrt(len(v))
+    return Spread(mean, sd, float(v.min()), float(v.max()), mean - half, mean + half, len(v))
 
 
 def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) -> Proportion:

@@ -94,23 +94,6 @@ def test_gradients_of_nan_are_found(x: Tensor, y: Tensor) -> None:
     assert {f["check"]: f["verdict"] for f in e.record["findings"]}["gradients"] == "fail"
 
 
-class Together(Part):
-    facts = Facts(
-        stochastic=False, differentiable=True, batch_dependent=True, abstains=False, passes=1
-    )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x - x.mean(0)
-
-    def undefended(self) -> nn.Module:
-        return nn.Identity()
-
-
-def test_a_batch_dependent_model_is_refused_until_it_has_a_protocol(x: Tensor, y: Tensor) -> None:
-    with pytest.raises(ValueError, match="batch-dependent"):
-        evaluate(nn.Sequential(Together(), small_net()), x, y, Linf(0.1), "fgsm")
-
-
 @pytest.mark.parametrize("threshold", [math.nan, math.inf])
 def test_a_threshold_is_a_number(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold"):

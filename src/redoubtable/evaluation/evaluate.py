@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.evaluation import checks, curves, rates, summary
+from redoubtable.evaluation import batch_settings, checks, curves, rates, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings, device_of
 from redoubtable.evaluation.cascade import attack_all
 from redoubtable.evaluation.chunks import Chunks, outline, read
@@ -143,10 +143,7 @@ def evaluate(
     _check_radius(threat, whole)
     facts = facts_of(model)
     if facts.batch_dependent:
-        raise ValueError(
-            "batch-dependent models have no protocol yet: their verdicts would depend "
-            "on how the images are batched"
-        )
+        batch_settings.check_batches(len(x), settings.chunk)
     chosen, cascade = expand(attacks, threat, facts)
     plans = Plans(
         static_plan(chosen, threat) if parts_of(model) else [],
@@ -183,11 +180,17 @@ def evaluate(
         def doubted() -> list[dict[str, Any]]:
             return _findings(bench, plans, attacked(), threat, classes) if check else []
 
+        def neighbours() -> batch_settings.Batches | None:
+            if not facts.batch_dependent:
+                return None
+            return batch_settings.measure(bench, attacked(), plans, threat, classes)
+
         def curved() -> list[dict[str, Any]]:
             return curves.curve(bench, plans, threat, curve, classes) if curve else []
 
-        candidates, points, fixed, findings = runner.finish(
+        candidates, batched, points, fixed, findings = runner.finish(
             attacked,
+            neighbours,
             curved,
             partial(rates.at_rates, bench, plans, threat, scores, classes),
             doubted,
@@ -207,6 +210,8 @@ def evaluate(
         }
         if not plans.static:
             record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
+        if batched:
+            record["batches"] = batched.record
         if curve:
             record["curve"] = points
         if facts.abstains and held_out is not None:
@@ -214,6 +219,9 @@ def evaluate(
         record["findings"] = findings
         record["environment"] = environment(bench.device)
         arrays = _arrays(candidates, y, threat.radius(whole))
+        for setting, found in (batched.candidates if batched else {}).items():
+            rows = _arrays(found, y, threat.radius(whole))
+            arrays |= {f"{setting}/{name}": v for name, v in rows.items() if "/" in name}
         # Which of the kept images, in their order, is each example's worst.
         arrays["robust/chosen"] = summary.worst(
             candidates, lambda a: defended(a, y.numpy(), classes)
@@ -241,7 +249,8 @@ def _check_radius(threat: ThreatModel, x: Images) -> None:
 
 def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
     """How many classes the model has; also sees that it takes the images and the labels fit."""
-    one = read(x, slice(0, 1))
+    # A model that compares the images of its batch may not take one alone.
+    one = read(x, slice(0, 1 + facts_of(model).batch_dependent))
     device = device_of(model, one)
     try:
         with torch.no_grad(), seeded("classes"):
@@ -252,7 +261,7 @@ def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
             f"the model does not take images of shape {tuple(x.shape[1:])}: {first}; "
             "use the data that it was trained for"
         ) from None
-    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != 1:
+    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(one):
         got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ValueError(f"the model must give (N, K) logits, got {got} for one image")
     classes = out.shape[1] - abstains
@@ -266,6 +275,8 @@ def _expect(
     """Tell the progress bar how many chunks are to come."""
     static, adaptive = len(plans.static), len(plans.adaptive)
     total = (1 + static + adaptive) * len(bench.data.starts)
+    if bench.facts.batch_dependent:  # alone, and twice half a batch
+        total += 3 * (1 + static + adaptive) * len(bench.data.starts)
     total += len(curve) * (static + adaptive)
     total += len(rates.RATES) * (adaptive + 1) * len(bench.data.starts) if scored else 0
     total += (3 if bench.facts.stochastic else 2) * adaptive if check else 0

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.statistics import Proportion, wilson
+from redoubtable.parts import facts_of
+from redoubtable.statistics import Proportion, share_of_draws, wilson
 from redoubtable.types import Images
 
 Answers = NDArray[np.int16]
@@ -37,15 +38,17 @@ class Look:
 def look(model: nn.Module, x: Images, draws: int, batch_size: int, abstains: bool) -> Look:
     """Show images to a model `draws` times, `batch_size` images at a time.
 
-    The model gets a copy: one that writes into its input must not change what others see.
+    The model gets a copy: one that writes into its input must not change what others see. One that
+    depends on its batch sees all images together, whatever `batch_size` says.
 
     Raises:
         ValueError: an answer is NaN, which would count as class 0.
     """
     answers, suspicion = [], []
+    size = max(1, len(x)) if facts_of(model).batch_dependent else batch_size
     with torch.no_grad():
         for _ in range(draws):
-            out = torch.cat([model(part.clone()) for part in torch.split(x, batch_size)])
+            out = torch.cat([model(part.clone()) for part in torch.split(x, size)])
             if bool(out.isnan().any()):
                 bad = int(out.isnan().any(1).sum())
                 raise ValueError(f"the model answers {bad} of {len(x)} images with NaN")
@@ -90,11 +93,32 @@ def accuracy(answers: Answers, good: Flags) -> Accuracy:
     """Return an accuracy from (N, draws) answers and which of them count for the defender."""
     n, draws = answers.shape
     return Accuracy(
-        one_shot=wilson(float(good.mean(1).sum()), n),
+        one_shot=one_shot(good),
         majority=wilson(int(majority_good(answers, good).sum()), n),
         worst=wilson(int(good.all(1).sum()), n),
         draws=draws,
     )
+
+
+def one_shot(good: Flags) -> Proportion:
+    """Return the share of all (N, draws) answers of which something is true."""
+    share = share_of_draws(good.sum(1), np.full(len(good), good.shape[1]))
+    if share is None:
+        raise ValueError("a share needs at least one answer of one image")
+    return share
+
+
+def covered(good: Flags, answered: Flags) -> Proportion | None:
+    """Return the share of the answers that are no rejections for which something is true.
+
+    Args:
+        good: (N, draws) where it is true.
+        answered: (N, draws) where the model did not abstain.
+
+    Returns:
+        The share; None where the model abstained throughout.
+    """
+    return share_of_draws((good & answered).sum(1), answered.sum(1))
 
 
 def majority_good(answers: Answers, good: Flags) -> NDArray[np.bool_]:

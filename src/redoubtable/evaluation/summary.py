@@ -18,13 +18,15 @@ from redoubtable.evaluation.outcomes import (
     Flags,
     accuracy,
     correct,
+    covered,
     defended,
+    one_shot,
     pick,
     worst_candidate,
 )
 from redoubtable.files import make_folder, write_bytes, write_json
 from redoubtable.parts import facts_of, parts_of
-from redoubtable.statistics import auc, wilson
+from redoubtable.statistics import auc
 
 ROC_POINTS = 200
 
@@ -96,12 +98,17 @@ def _row(c: Candidate, y: NDArray[np.int64], classes: int, abstains: bool) -> di
 def _numbers(
     answers: Answers, good: Flags, y: NDArray[np.int64], classes: int, abstains: bool
 ) -> dict[str, Any]:
-    """Accuracy, and for an abstaining model the strict one and the share of rejections."""
+    """Accuracy, and for an abstaining model the strict one, rejections and coverage."""
     numbers: dict[str, Any] = {"accuracy": asdict(accuracy(answers, good))}
     if abstains:
         numbers["strict"] = asdict(accuracy(answers, correct(answers, y)))
-        rejected = (answers == classes).mean(1).sum()
-        numbers["rejected"] = asdict(wilson(float(rejected), len(y)))
+        answered = answers != classes
+        within = covered(correct(answers, y), answered)
+        numbers["rejected"] = asdict(one_shot(~answered))
+        numbers["coverage"] = {
+            "answered": asdict(one_shot(answered)),
+            "accuracy": asdict(within) if within else None,
+        }
     return numbers
 
 
@@ -137,18 +144,37 @@ def _finders(group: Sequence[Candidate], chosen: NDArray[np.int64]) -> NDArray[n
 def _detection(
     candidates: Sequence[Candidate], y: NDArray[np.int64], classes: int
 ) -> dict[str, Any]:
-    """ROC and its area, clean images against each example's worst adversarial image."""
-    attacked = candidates[1:]
+    """ROC and its area of the attacks of all views together, and of each view alone."""
+    clean, *attacked = candidates
+    groups = {view: [c for c in attacked if c.view == view] for view in ("static", "adaptive")}
+    return {
+        **_separation(clean, attacked, y, classes),
+        "views": {
+            view: _separation(clean, group, y, classes) if group else None
+            for view, group in groups.items()
+        },
+        "note": "adversarial images were made for the guard's own threshold",
+    }
+
+
+def _separation(
+    clean: Candidate, attacked: Sequence[Candidate], y: NDArray[np.int64], classes: int
+) -> dict[str, Any]:
+    """How well suspicion tells clean images from each example's worst adversarial one.
+
+    The worst is chosen as for the accuracy, at the guard's own threshold, so the curve is of that
+    attack; one made for another threshold has another curve.
+    """
     chosen = worst_candidate([defended(c.selection, y, classes) for c in attacked])
-    clean = candidates[0].suspicion[:, 0]
-    adversarial = np.asarray(pick([c.suspicion for c in attacked], chosen))[:, 0]
-    truth = np.repeat([0, 1], [len(clean), len(adversarial)])
-    fpr, tpr, _ = roc_curve(truth, np.concatenate([clean, adversarial]))
+    negatives = clean.suspicion[:, 0]
+    positives = np.asarray(pick([c.suspicion for c in attacked], chosen))[:, 0]
+    truth = np.repeat([0, 1], [len(negatives), len(positives)])
+    fpr, tpr, _ = roc_curve(truth, np.concatenate([negatives, positives]))
     keep = np.unique(np.linspace(0, len(fpr) - 1, min(ROC_POINTS, len(fpr))).astype(int))
     return {
-        "auc": asdict(auc(clean, adversarial)),
+        "auc": asdict(auc(negatives, positives)),
         "roc": {"fpr": fpr[keep].tolist(), "tpr": tpr[keep].tolist()},
-        "note": "adversarial images were made for the guard's own threshold",
+        "attacks": [f"{c.view} {c.attack}" for c in attacked],
     }
 
 
@@ -163,7 +189,7 @@ def point(
 
     def one(group: Sequence[Candidate]) -> dict[str, Any]:
         _, good, _ = worst(group, lambda a: defended(a, y, classes))
-        return asdict(wilson(float(good.mean(1).sum()), len(y)))
+        return asdict(one_shot(good))
 
     return {"eps": eps, "static": one(static), "adaptive": one(adaptive)}
 
