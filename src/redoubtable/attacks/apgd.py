@@ -1,5 +1,7 @@
 """Auto-PGD: projected gradient ascent that finds its own step size."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from redoubtable.attacks.apgd_rules import Halving, Sparsity
@@ -33,8 +35,8 @@ def apgd(
 
     No step size to choose: it starts at 2 eps and is halved at checkpoints where too few steps
     raised the loss, and the search then goes on from its best iterate. Under L1 the steps move few
-    values, whose number follows the sparsity of the best iterate (2021, section 4, with the one
-    radius and without the schedule of larger ones).
+    values, whose number follows the sparsity of the best iterate, first in balls of three times and
+    twice the radius (2021, section 4).
 
     The defaults are those of AutoAttack's APGD-CE; `loss=dlr` gives APGD-DLR. The best iterate of
     the climb is the one of largest loss, as published; what is returned is ranked by `success`.
@@ -94,13 +96,34 @@ def climb(
     if not bool(threat.radius(search.x).isfinite().all()):
         raise ValueError("apgd takes its step size from the radius; give a finite `eps`")
     # All starts are drawn, so that an example's own does not depend on which others are open.
-    start, index = threat.sample(search.x), search.open
-    rule = Sparsity if threat.sparse else Halving
-    track = rule.begin(start[index], threat.radius(search.x)[index])
+    rule, left, start = (Sparsity if threat.sparse else Halving), steps, None
+    for factor, share in rule.radii:
+        count = left if factor == 1 else int(share * steps)
+        left -= count
+        if count:
+            ball = replace(threat, eps=factor * threat.eps)
+            start = ball.sample(search.x) if start is None else ball.project(start, search.x)
+            start = _climb(search, start, rule, ball, objective, count, alpha, eot, factor == 1)
+
+
+def _climb(
+    search: Search,
+    start: Images,
+    rule: type[Halving | Sparsity],
+    threat: ThreatModel,
+    objective: Objective,
+    steps: int,
+    alpha: float,
+    eot: int,
+    legal: bool,
+) -> Images:
+    """Climb in one ball and return the iterates of largest loss; only legal ones are offered."""
+    peaks, index = start.clone(), search.open
     clean, ball, checkpoints = search.x[index], threat.select(index), rule.checkpoints(steps)
+    track = rule.begin(start[index], clean, ball.radius(clean))
     for step in range(steps):
         if len(index) == 0:
-            return
+            return peaks
         slope = input_gradient(
             search.model,
             track.here,
@@ -109,15 +132,18 @@ def climb(
             batch_size=search.batch_size,
         )
         track.see(slope)
-        still = search.offer(index, track.here, slope.logits)
-        if not bool(still.all()):
-            index, clean, track = index[still], clean[still], track.only(still)
-            ball = threat.select(index)
+        if legal:
+            still = search.offer(index, track.here, slope.logits)
+            if not bool(still.all()):
+                index, clean, track = index[still], clean[still], track.only(still)
+                ball = threat.select(index)
         if step in checkpoints:
             track.check(clean, ball, checkpoints[step])
         track.move(clean, ball, alpha if step else 1.0)
-    if len(index):
+    if legal and len(index):
         search.offer(index, track.here, search.look(track.here, eot))
+    peaks[index] = track.peak
+    return peaks
 
 
 def _checked(restarts: int) -> int:

@@ -17,10 +17,10 @@ _RHO = 0.75
 """The share of steps between two checkpoints that must raise the loss (2020a, section 3.1)."""
 _FIRST, _SHORTER, _LEAST = 0.22, 0.03, 0.06
 """The first span between checkpoints, how much shorter each next one is, and the shortest."""
-_SPAN, _SHARE, _FEWER, _SLOWER, _SLOWEST, _STEADY = 0.04, 0.2, 1.5, 1.5, 10, 0.95
-"""Of the sparse rule (2021, section 4): the span; the share of values that move at first; what
-their number and the step size are divided by; how small the step may get; and from which ratio on
-the number of changed values counts as steady."""
+_SPAN, _FEWER, _SLOWER, _SLOWEST, _STEADY = 0.04, 1.5, 1.5, 10, 0.95
+"""Of the sparse rule (2021, section 4): the span; what the number of values that move and the step
+size are divided by; how small the step may get; and from which ratio on the number of changed
+values counts as steady."""
 
 
 @dataclass
@@ -72,6 +72,9 @@ class Halving(Track):
     """Steps with momentum, halved where they no longer pay (2020a, algorithm 1).
 
     Attributes:
+        reach: the first step size, in radii.
+        radii: balls that are climbed in one after the other, in radii, and their shares of the
+            steps.
         rises: (M,) steps since the last checkpoint that raised the loss.
         record: (M,) the largest loss at the last checkpoint.
         halved: (M,) whether the step was halved there.
@@ -81,9 +84,10 @@ class Halving(Track):
     record: Tensor
     halved: Tensor
     reach: ClassVar[float] = 2.0
+    radii: ClassVar[tuple[tuple[float, float], ...]] = ((1.0, 1.0),)
 
     @classmethod
-    def begin(cls, start: Images, radius: Tensor) -> Self:
+    def begin(cls, start: Images, clean: Images, radius: Tensor) -> Self:
         """Return the track of examples that have seen nothing yet."""
         low, none = torch.full_like(radius, -torch.inf), torch.zeros_like(radius)
         zero, size = torch.zeros_like(start), cls.reach * radius
@@ -124,6 +128,8 @@ class Sparsity(Track):
     """Sign steps on few values, fewer as the change gets sparser (2021, section 4, algorithm 1).
 
     Attributes:
+        reach: the longest step, in radii.
+        radii: as in `Halving`; larger balls first (2021, section 4.2).
         count: (M,) values that move at a step.
         spread: (M,) values that the best iterate of the last checkpoint changed.
     """
@@ -131,14 +137,18 @@ class Sparsity(Track):
     count: Tensor
     spread: Tensor
     reach: ClassVar[float] = 1.0
+    radii: ClassVar[tuple[tuple[float, float], ...]] = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 
     @classmethod
-    def begin(cls, start: Images, radius: Tensor) -> Self:
+    def begin(cls, start: Images, clean: Images, radius: Tensor) -> Self:
         """Return the track of examples that have seen nothing yet."""
         low, zero = torch.full_like(radius, -torch.inf), torch.zeros_like(start)
-        values = torch.full_like(radius, start.shape[1:].numel())
-        size = cls.reach * radius
-        return cls(start, start, zero, -low, start, zero, low, size, _SHARE * values, values)
+        spread, size = cls._spread(start, clean), cls.reach * radius
+        return cls(start, start, zero, -low, start, zero, low, size, spread / _FEWER, spread)
+
+    @staticmethod
+    def _spread(images: Images, clean: Images) -> Tensor:
+        return (images != clean).flatten(1).sum(1).to(images)
 
     @staticmethod
     def checkpoints(steps: int) -> dict[int, int]:
@@ -148,7 +158,7 @@ class Sparsity(Track):
 
     def check(self, clean: Images, threat: ThreatModel, span: int) -> None:
         """Start again from the best where it got sparser; take shorter steps elsewhere."""
-        spread = (self.peak != clean).flatten(1).sum(1).to(self.size)
+        spread = self._spread(self.peak, clean)
         sparser = spread < _STEADY * self.spread
         longest = self.reach * threat.radius(clean)
         shorter = torch.maximum(self.size / _SLOWER, longest / _SLOWEST)

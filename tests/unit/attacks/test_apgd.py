@@ -35,7 +35,7 @@ def seen(track: Halving, losses: list[list[float]]) -> None:
 
 def test_a_step_is_halved_where_too_few_steps_rose_and_goes_on_from_the_best() -> None:
     clean, ball = torch.zeros(2, 1, 1, 1), Linf(torch.tensor([0.1, 0.3]))
-    track = Halving.begin(clean, ball.radius(clean))
+    track = Halving.begin(clean, clean, ball.radius(clean))
     assert track.size.tolist() == pytest.approx([0.2, 0.6])
     # The first rises in three of four steps, which is not more than three quarters.
     seen(track, [[0, 0], [1, 1], [3, 2], [4, 3], [2, 4]])
@@ -48,7 +48,7 @@ def test_a_step_is_halved_where_too_few_steps_rose_and_goes_on_from_the_best() -
 
 def test_a_step_that_was_kept_and_brought_nothing_is_halved() -> None:
     clean, ball = torch.zeros(2, 1, 1, 1), Linf(1.0)
-    track = Halving.begin(clean, ball.radius(clean))
+    track = Halving.begin(clean, clean, ball.radius(clean))
     seen(track, [[0, 0], [1, 1], [2, 2], [3, 3], [4, 4]])
     track.check(clean, ball, 4)
     assert track.size.tolist() == [2, 2]
@@ -62,7 +62,7 @@ def test_a_step_that_was_kept_and_brought_nothing_is_halved() -> None:
 def test_a_step_has_momentum() -> None:
     """z = P(x + eta s), then x + alpha (z - x) + (1 - alpha) (x - before)."""
     clean = torch.full((1, 1, 1, 1), 0.5)
-    track = Halving.begin(clean, torch.tensor([0.2]))
+    track = Halving.begin(clean, clean, torch.tensor([0.2]))
     track.here, track.before = clean + 0.04, clean + 0.02
     track.gradient, track.size = torch.ones_like(clean), torch.tensor([0.08])
     track.move(clean, Linf(0.2), 0.75)
@@ -73,12 +73,13 @@ def test_a_step_has_momentum() -> None:
 def test_a_sparse_step_moves_the_values_of_largest_slope_alike() -> None:
     clean = torch.full((2, 1, 2, 5), 0.5)
     ball = L1(torch.tensor([1.0, 0.4]))
-    track = Sparsity.begin(clean, ball.radius(clean))
+    track = Sparsity.begin(clean, clean, ball.radius(clean))
+    track.count = torch.tensor([2.0, 2.0])
     slope = torch.tensor([3.0, -9, 1, 0.5, -7, 2, 0.1, 0, 1, -0.2])
     track.gradient = torch.stack([slope, slope]).view_as(clean)
     track.move(clean, ball, 0.75)
     delta = (track.here - clean).flatten(1)
-    # A fifth of ten values, and a step of the whole radius.
+    # Two values, and a step of the whole radius.
     assert torch.allclose(delta[0, [1, 4]], torch.tensor([-0.5, -0.5]))
     assert torch.allclose(delta[1, [1, 4]], torch.tensor([-0.2, -0.2]))
     assert (delta != 0).sum(1).tolist() == [2, 2]
@@ -87,7 +88,7 @@ def test_a_sparse_step_moves_the_values_of_largest_slope_alike() -> None:
 def test_sparsity_follows_the_best_iterate() -> None:
     clean = torch.full((2, 1, 2, 5), 0.5)
     ball = L1(1.0)
-    track = Sparsity.begin(clean, ball.radius(clean))
+    track = Sparsity.begin(clean, clean, ball.radius(clean))
     track.spread = torch.tensor([10.0, 3.0])
     track.peak = clean.clone()
     track.peak[:, 0, 0, :3] += 0.1
@@ -192,6 +193,43 @@ def test_restarts_never_weaken() -> None:
             values.append(margin(net(found), y))
     assert (values[1] >= values[0] - 1e-5).all()
     assert (values[1] > values[0] + 1e-5).any()
+
+
+def test_a_sparse_climb_begins_with_two_thirds_of_the_values_that_its_start_changes() -> None:
+    clean = torch.full((1, 1, 2, 5), 0.5)
+    start = clean.clone()
+    start[..., :3] = 0.6
+    track = Sparsity.begin(start, clean, torch.tensor([1.0]))
+    assert track.spread.tolist() == [6] and track.count.tolist() == [4]
+
+
+class Watched(nn.Module):
+    """Remembers how far from the clean images it was asked for."""
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.model, self.x = model, x
+        self.far: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.far.append(L1(1.0).distance(self.x, x.detach()).max().item())
+        return self.model(x)
+
+
+def test_under_l1_larger_balls_are_climbed_in_first() -> None:
+    x = blobs(8)
+    net = Watched(small_net(), x)
+    y = answers(net.model, x)
+    ball = L1(torch.full((8,), 1.5))
+    found = apgd(net, x, y, ball, steps=20, stop=False)
+    stages = net.far[:6], net.far[6:12], net.far[12:]
+    assert len(net.far) == 21  # the last iterate is looked at too
+    for factor, far in zip((3, 2, 1), stages, strict=True):
+        assert 0.9 * factor * 1.5 < max(far) <= factor * 1.5 * (1 + 1e-4)
+    assert ball.contains(found, x).all()
+    net.far.clear()
+    apgd(net, x, y, ball, steps=2, stop=False)
+    assert len(net.far) == 3 and max(net.far) <= 1.5 * (1 + 1e-4)
 
 
 def test_l1_changes_few_values() -> None:
