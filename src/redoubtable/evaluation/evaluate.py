@@ -178,7 +178,7 @@ def evaluate(
             return [clean, *chain(*views)]
 
         def doubted() -> list[dict[str, Any]]:
-            return _findings(bench, plans, attacked(), threat, classes) if check else []
+            return checks.findings(bench, plans, attacked(), threat, classes) if check else []
 
         def neighbours() -> batch_settings.Batches | None:
             if not facts.batch_dependent:
@@ -281,38 +281,6 @@ def _expect(
     total += len(rates.RATES) * (adaptive + 1) * len(bench.data.starts) if scored else 0
     total += (3 if bench.facts.stochastic else 2) * adaptive if check else 0
     ticker.expect(total)
-
-
-def _findings(
-    bench: Bench,
-    plans: Plans,
-    candidates: Sequence[Candidate],
-    threat: ThreatModel,
-    classes: int,
-) -> list[dict[str, Any]]:
-    """Every check, in the order in which a reader would doubt."""
-    adaptive = plans.adaptive
-    # Of a cascade the later attacks have not seen all examples: the first stands for the effort.
-    first = checks.strongest(adaptive)[:1] if plans.cascade else adaptive
-    known = [c for c in candidates if c.view == "adaptive"]
-    found = [
-        checks.check_randomness(bench),
-        checks.check_gradients(bench, adaptive),
-        checks.check_more_steps(bench, first, known, threat, classes),
-        checks.check_more_draws(bench, first, known, threat, classes),
-        checks.check_unbounded(bench, first, threat, classes),
-    ]
-    if plans.static:
-        y = bench.data.y.numpy()
-        shares = [
-            summary.worst(
-                [c for c in candidates if c.view in ("clean", view)],
-                lambda a: defended(a, y, classes),
-            )[1].mean(1)
-            for view in ("static", "adaptive")
-        ]
-        found.append(checks.check_adaptive_is_stronger(*shares))
-    return [f.as_dict() for f in found]
 
 
 def _arrays(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from redoubtable.attacks import pgd
 from redoubtable.defenses import InputTransform
 from redoubtable.evaluation import Evaluation, Settings, evaluate
+from redoubtable.evaluation.checks import CHECKS
 from redoubtable.parts import facts_of
 from redoubtable.threat import Linf, ThreatModel
 from redoubtable.types import Images, Labels
@@ -31,15 +32,17 @@ def checked(
 @pytest.mark.parametrize("name", ["deterministic", "random", "abstaining"])
 def test_an_honest_model_passes_every_check(name: str, x: Tensor, y: Tensor) -> None:
     e = checked(models()[name], x, y)
-    expected = {"randomness", "gradients", "more_steps", "more_draws", "unbounded"}
-    if name != "deterministic":
-        expected.add("adaptive_is_stronger")
     found = verdicts(e)
-    assert set(found) == expected
-    # Draws are nothing to check where every answer is alike.
-    random = facts_of(models()[name]).stochastic
-    assert found.pop("more_draws") == ("pass" if random else "not run")
-    assert set(found.values()) == {"pass"}, e.record["findings"]
+    assert list(found) == list(CHECKS)
+    random, defended = facts_of(models()[name]).stochastic, name != "deterministic"
+    # Draws are nothing to check where every answer is alike, nor a defense where there is none.
+    assert (found["more_draws"] != "not run") == random == (found["fixed_randomness"] != "not run")
+    for check in ("adaptive_is_stronger", "transfer_is_weaker"):
+        assert (found[check] != "not run") == defended
+    always = {"randomness", "gradients", "uphill", "logits", "inner_gradients", "more_steps"}
+    always |= {"unbounded", "iterative_is_stronger", "black_box_is_weaker", "monotone_in_eps"}
+    assert {found[check] for check in always} == {"pass"}
+    assert "fail" not in found.values(), e.record["findings"]
     assert all(f["says"] for f in e.record["findings"])
 
 
