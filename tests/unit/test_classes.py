@@ -7,12 +7,13 @@ import pytest
 
 from redoubtable.reports.classes import SHOWN, confusion, worst_answers
 from redoubtable.reports.effort import efforts, tries
-from redoubtable.statistics import wilson
+from redoubtable.statistics import share_of_draws, wilson
 from tests.unit.reports_parts import answers, finding, record
 
 
 def test_each_image_answers_under_its_own_worst_candidate() -> None:
-    found = worst_answers(answers())
+    one = {f"alone/{k}": v + 1 for k, v in answers().items() if "/" in k}
+    found = worst_answers({**one, **answers()})
     assert found is not None
     expected = [[1] * 4, [0, 1, 1, 0], [10, 10, 10, 1], [2] * 4, [2, 2, 0, 2], [2, 0, 0, 0]]
     assert found.tolist() == expected
@@ -32,7 +33,8 @@ def test_a_class_counts_the_share_of_its_draws_rejections_as_defended() -> None:
     assert found is not None
     shares = {c.label: (c.clean["value"], c.attacked["value"]) for c in found.classes}
     assert shares == {0: (1.0, 0.25), 1: (1.0, 0.5), 2: (0.625, 0.5)}
-    assert found.classes[0].attacked == wilson(0.5, 2).__dict__
+    one = share_of_draws([0, 2], [4, 4])
+    assert one and found.classes[0].attacked == one.__dict__
     assert [c.label for c in found.worst_first] == [0, 2, 1]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import Json, Seed, print_json
 from redoubtable.demo import demo as run_demo
-from redoubtable.reports import show, write_page
+from redoubtable.reports import show, write_report
 
 
 @one_line_errors
@@ -32,8 +32,8 @@ def demo(
     """
     done = run_demo(out, seed=seed)
     records = done.record["evaluations"]
-    page = write_page(
-        out / "index.html",
+    page = write_report(
+        out,
         records,
         done.images,
         title="Redoubtable demo: a network and a guard on handwritten digits",

@@ -44,7 +44,7 @@ from redoubtable.cli.subject import (
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.files import make_folder
-from redoubtable.reports import show, write_page
+from redoubtable.reports import show, write_report
 from redoubtable.threat import parse_threat
 
 
@@ -148,8 +148,8 @@ def _show(done: Evaluation, out: Path | None, title: str, seconds: float, json: 
     """Write the page, and print the record or its tables."""
     timings = {title: seconds}
     if out is not None:
-        page = write_page(
-            out / "index.html",
+        page = write_report(
+            out,
             [done.record],
             [done.images],
             title=title,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from redoubtable.reports.record import Record
-from redoubtable.statistics import wilson
+from redoubtable.reports.record import VIEWS, Record
+from redoubtable.statistics import share_of_draws
 
 SHOWN = 12
 """Classes up to which every one is shown; of more only the best, the worst, and the commonest
@@ -74,7 +74,8 @@ def worst_answers(arrays: Arrays) -> NDArray[np.int64] | None:
     """Return (N, draws) answers to the worst candidate of each example; none without arrays."""
     chosen = arrays.get("robust/chosen")
     # Candidates stand in the order in which they ran, the clean images first.
-    reports = [values for key, values in arrays.items() if key.endswith("/report")]
+    candidates = (key for key in arrays if key.partition("/")[0] in VIEWS)
+    reports = [arrays[key] for key in candidates if key.endswith("/report")]
     if chosen is None or not reports:
         return None
     return np.asarray(np.stack(reports)[chosen, np.arange(len(chosen))], dtype=np.int64)
@@ -97,18 +98,22 @@ def confusion(record: Record, arrays: Arrays) -> Confusion | None:
     if attacked is None or "clean/report" not in arrays:
         return None
     y, rejection = np.asarray(arrays["y"]), int(record["model"]["classes"])
-    right = (arrays["clean/report"] == y[:, None]).mean(1)
-    stands = ((attacked == y[:, None]) | (attacked == rejection)).mean(1)
+    right = arrays["clean/report"] == y[:, None]
+    stands = (attacked == y[:, None]) | (attacked == rejection)
     said = np.array([_commonest(a, label, rejection) for a, label in zip(attacked, y, strict=True)])
     answers = sorted({*y.tolist(), *said.tolist()})
     classes, counts = [], []
     for label in sorted(set(y.tolist())):
         its = y == label
-        n = int(its.sum())
-        shares = [asdict(wilson(float(good[its].sum()), n)) for good in (right, stands)]
-        classes.append(OfClass(label, *shares))
+        classes.append(OfClass(label, _share(right[its]), _share(stands[its])))
         counts.append([int((said[its] == answer).sum()) for answer in answers])
     return Confusion(tuple(classes), tuple(answers), np.array(counts, dtype=np.int64), rejection)
+
+
+def _share(good: NDArray[np.bool_]) -> Mapping[str, Any]:
+    """The share of single answers that are good, of (n, draws)."""
+    found = share_of_draws(good.sum(1), np.full(len(good), good.shape[1]))
+    return asdict(found) if found else {}
 
 
 def _commonest(answers: NDArray[np.int64], label: int, rejection: int) -> int:

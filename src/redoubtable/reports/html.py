@@ -115,6 +115,8 @@ def _environment() -> jinja2.Environment:
         failing=record.failing,
         colour=plots.colour,
         shown_classes=SHOWN,
+        batches=record.BATCHES,
+        accuracy=record.accuracy,
     )
     return environment
 

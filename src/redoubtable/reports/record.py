@@ -13,6 +13,8 @@ Record = Mapping[str, Any]
 docs/record.md."""
 
 VIEWS = ("clean", "static", "adaptive")
+BATCHES = {"all": "all adversarial", "mixed": "half clean", "alone": "one image alone"}
+"""Of models that depend on their batch: what it is made of."""
 VERDICTS = ("fail", "pass", "not run")
 KINDS = ("evaluation", "demo")
 _FIELDS: Mapping[str, type] = {
