@@ -6,6 +6,7 @@ import typer
 
 from redoubtable.cli.attack import attack
 from redoubtable.cli.catalogue import env, listing
+from redoubtable.cli.certify import certify
 from redoubtable.cli.demo import demo
 from redoubtable.cli.errors import one_line_warning
 from redoubtable.cli.evaluate import evaluate
@@ -27,6 +28,7 @@ app.command("train")(train)
 app.command("store")(store)
 app.command("evaluate")(evaluate)
 app.command("attack")(attack)
+app.command("certify")(certify)
 app.command("list")(listing)
 app.command("env")(env)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from redoubtable.attacks import ATTACKS
+from redoubtable.certification import CERTIFICATES
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import Json, print_json
 from redoubtable.data import DATASETS
@@ -26,6 +27,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "attacks": ATTACKS,
     "defenses": DEFENSES,
     "scores": SCORES,
+    "certificates": CERTIFICATES,
     "models": MODELS,
     "recipes": RECIPES,
     "presets": PRESETS,

@@ -1,6 +1,8 @@
 """Evaluation: static and adaptive attacks side by side, with intervals and doubts."""
 
 from redoubtable.evaluation.candidates import Settings as Settings
+from redoubtable.evaluation.certify import Certified as Certified
+from redoubtable.evaluation.certify import certified as certified
 from redoubtable.evaluation.environment import environment as environment
 from redoubtable.evaluation.evaluate import Evaluation as Evaluation
 from redoubtable.evaluation.evaluate import evaluate as evaluate

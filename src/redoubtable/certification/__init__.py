@@ -1,0 +1,10 @@
+"""Certificates: radii within which a randomised model's answer provably stays the same."""
+
+from redoubtable.certification.frame import ABSTAIN as ABSTAIN
+from redoubtable.certification.frame import Certificate as Certificate
+from redoubtable.certification.frame import Randomisation as Randomisation
+from redoubtable.certification.frame import best_bound as best_bound
+from redoubtable.certification.frame import certify as certify
+from redoubtable.certification.frame import predict as predict
+from redoubtable.certification.registry import CERTIFICATES as CERTIFICATES
+from redoubtable.certification.smoothing import Smoothing as Smoothing

@@ -1,0 +1,7 @@
+"""The registry of certificates."""
+
+from redoubtable.certification.frame import Randomisation
+from redoubtable.registry import Registry
+
+CERTIFICATES: Registry[type[Randomisation]] = Registry("certificate")
+"""Each is registered with `norm`, in which its radius is, and `paper`."""

@@ -1,0 +1,186 @@
+"""Certified accuracy against radius: the record of a certificate, chunk by chunk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from redoubtable.certification import ABSTAIN, CERTIFICATES, Certificate, best_bound, certify
+from redoubtable.evaluation.candidates import device_of
+from redoubtable.evaluation.chunks import Chunks, outline, read
+from redoubtable.evaluation.environment import environment, hardware
+from redoubtable.evaluation.progress import ticking
+from redoubtable.evaluation.runner import running
+from redoubtable.evaluation.summary import describe, save
+from redoubtable.files import digest_model, digest_package
+from redoubtable.parts import in_eval_mode
+from redoubtable.seeding import seeded
+from redoubtable.statistics import wilson
+from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
+
+RADII = 5
+"""How many radii the table has by default, from 0 to the largest that the samples could certify."""
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What was certified.
+
+    Attributes:
+        record: ready for JSON; the schema is in docs/record.md.
+        arrays: per example: class, radius, bound, hits.
+    """
+
+    record: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+    def accuracy(self, radius: float) -> float:
+        """Return the share of images certified as their class at a radius or beyond."""
+        right = self.arrays["classes"] == self.arrays["y"]
+        return float((right & (self.arrays["radii"] >= radius)).mean())
+
+
+def certified(
+    model: nn.Module,
+    x: LazyImages,
+    y: Labels,
+    certificate: str = "smoothing",
+    *,
+    n0: int = 100,
+    n: int = 1000,
+    alpha: float = 0.001,
+    radii: Sequence[float] | None = None,
+    seed: int = 0,
+    chunk: int = 25,
+    batch_size: int = 512,
+    out: Path | str | None = None,
+    name: str = "model",
+    data: str = "unnamed",
+    command: str | None = None,
+    progress: bool = False,
+) -> Certified:
+    """Certify a model on images, and tell its certified accuracy against the radius.
+
+    Args:
+        model: maps (N, C, H, W) in [0, 1] to (N, K) logits.
+        x: clean images, a tensor or a view that reads them.
+        y: (N,) labels.
+        certificate: a registered one with its arguments, as in "smoothing:noise=0.25".
+        n0: samples that choose the class.
+        n: samples that bound its probability.
+        alpha: probability, at most, that one certificate is wrong.
+        radii: of the table, ascending; None for five up to the largest that `n` can certify.
+        seed: of all samples.
+        chunk: images that one piece of work covers; it does not change results.
+        batch_size: copies in one pass; another one draws other samples.
+        out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
+        name: what the model is called in the record.
+        data: what the images are called in the record.
+        command: what a stranger would type to get the record.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError: images or labels have the wrong type.
+        ValueError: the certificate is unknown, or an argument is out of its range.
+    """
+    bound = CERTIFICATES.bind(certificate)
+    randomisation = bound.entry.obj(**bound.arguments)
+    check_lazy(x)
+    table = _table(radii, randomisation.radius(best_bound(n, alpha)))
+    device, y = device_of(model, outline(x)), y.detach().cpu()
+    about = {"n0": n0, "n": n, "alpha": alpha, "seed": seed, "batch_size": batch_size}
+    folder = Path(out) if out else None
+    with (
+        in_eval_mode(model),
+        running(folder, device) as runner,
+        ticking(name, f"{bound.text} certificates", progress and runner.first) as ticker,
+    ):
+        classes = _classes(model, x, y, device)
+        pieces, digest = Chunks(x, y, chunk), digest_model(model)
+        code = digest_package(("cli", "reports", "training", "papers", "demo"))
+        ticker.expect(len(pieces.starts))
+
+        def _one(images: Images, first: int) -> Certificate:
+            return certify(
+                model,
+                images,
+                randomisation,
+                n0=n0,
+                n=n,
+                alpha=alpha,
+                seed=seed,
+                first=first,
+                batch_size=batch_size,
+            )
+
+        def piece(number: int) -> Mapping[str, NDArray[Any]]:
+            first = pieces.starts[number]
+            key = {
+                "certificate": bound.text,
+                "model": digest,
+                "code": code,
+                "device": hardware(device),
+                "data": pieces.digests[number],
+                "start": first,
+                **about,
+            }
+            cell = runner.journal.cell(key, lambda: vars(_one(pieces.chunk(number)[0], first)))
+            ticker.tick(str(number))
+            return cell
+
+        cells = runner.finish(*(partial(piece, k) for k in range(len(pieces.starts))))
+        arrays = {k: np.concatenate([c[k] for c in cells]) for k in cells[0]} | {"y": y.numpy()}
+        record = {
+            "schema": 1,
+            "kind": "certificate",
+            "name": name,
+            "command": command,
+            "certificate": bound.text,
+            "norm": str(bound.entry.facts["norm"]),
+            "guarantee": randomisation.guarantee(),
+            "settings": about,
+            "model": describe(model, digest, classes),
+            "data": {"name": data, "n": len(x), "shape": list(x.shape[1:])},
+            **_numbers(arrays, table),
+            "environment": environment(device),
+        }
+        if folder and runner.first:
+            save(folder, record, arrays, {})
+    return Certified(record, arrays)
+
+
+def _table(radii: Sequence[float] | None, largest: float) -> list[float]:
+    """The radii of the table, ascending."""
+    if radii is None:
+        return [largest * k / (RADII - 1) for k in range(RADII)]
+    if not radii or any(not 0 <= r < float("inf") for r in radii):
+        raise ValueError(f"`radii` must be finite and not negative, got {list(radii)}")
+    return sorted(radii)
+
+
+def _classes(model: nn.Module, x: LazyImages, y: Labels, device: torch.device) -> int:
+    """How many classes the model has; also sees that the labels fit."""
+    with torch.no_grad(), seeded("classes"):
+        out = model(read(x, slice(0, 1)).to(device))
+    check_labels(y, len(x), out.shape[1])
+    return int(out.shape[1])
+
+
+def _numbers(arrays: Mapping[str, NDArray[Any]], table: Sequence[float]) -> dict[str, Any]:
+    """Certified accuracy against the radius, abstentions, and the mean radius."""
+    classes, radii, n = arrays["classes"], arrays["radii"], len(arrays["y"])
+    right = classes == arrays["y"]
+    return {
+        "certified": [
+            {"radius": r, "accuracy": asdict(wilson(int((right & (radii >= r)).sum()), n))}
+            for r in table
+        ],
+        "abstained": asdict(wilson(int((classes == ABSTAIN).sum()), n)),
+        "mean_radius": float(np.where(right, radii, 0.0).mean()),
+    }
