@@ -205,7 +205,12 @@ def evaluate(
             "cascade": cascade,
             "settings": {**settings.__dict__, "draws": bench.draws},
             "model": summary.describe(model, bench.digest, classes),
-            "data": {"name": data, "n": len(x), "shape": list(x.shape[1:])},
+            "data": {
+                "name": data,
+                "n": len(x),
+                "shape": list(x.shape[1:]),
+                "digest": bench.data.digest,
+            },
             **summary.summarise(candidates, y.numpy(), classes, facts.abstains),
         }
         if not plans.static:
