@@ -41,6 +41,7 @@ from redoubtable.cli.subject import (
     Weights,
     subject,
 )
+from redoubtable.cli.together import together
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.files import make_folder
@@ -84,13 +85,16 @@ def evaluate(
     damaged: Damaged = "refuse",
     download: Download = False,
     workers: Workers = 2,
+    processes: Annotated[
+        int, typer.Option(help="Processes of this machine that share the work.")
+    ] = 1,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Attack a model without and with knowledge of its defense, and report both.
 
     Images that would crowd the memory are read chunk by chunk. Started by torchrun or accelerate
-    launch, several processes share the work.
+    launch, or with --processes, several processes share the work.
 
     Examples:
         redoubt evaluate runs/digits --threat Linf:0.2
@@ -99,6 +103,7 @@ def evaluate(
         redoubt evaluate runs/cifar --threat Linf:8/255 --attack standard --precision bf16
         redoubt evaluate my.nets:build --weights net.safetensors --data photos/ --image-size 224
             --threat Linf:4/255
+        redoubt evaluate runs/digits --threat Linf:0.2 --processes 4
         torchrun --nproc-per-node 2 -m redoubtable evaluate runs/digits --threat Linf:0.2 --out r2
     """
     ball = parse_threat(threat)
@@ -124,22 +129,23 @@ def evaluate(
     if out is not None:
         make_folder(out)
     started = time.perf_counter()
-    done = run_evaluation(
-        target.model,
-        target.x,
-        target.y,
-        ball,
-        attack or "adaptive",
-        seed=seed,
-        settings=settings,
-        held_out=target.held_out,
-        check=check,
-        out=out,
-        name=target.name,
-        data=target.data,
-        command=command_line(),
-        progress=True,
-    )
+    with together(processes):
+        done = run_evaluation(
+            target.model,
+            target.x,
+            target.y,
+            ball,
+            attack or "adaptive",
+            seed=seed,
+            settings=settings,
+            held_out=target.held_out,
+            check=check,
+            out=out,
+            name=target.name,
+            data=target.data,
+            command=command_line(),
+            progress=True,
+        )
     if is_first_process():
         _show(done, out, f"{target.name} under {ball}", time.perf_counter() - started, json)
 

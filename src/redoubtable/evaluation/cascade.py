@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from redoubtable.evaluation.candidates import Bench, Candidate
 from redoubtable.evaluation.outcomes import defended
 from redoubtable.evaluation.plan import BoundAttack
+from redoubtable.evaluation.turns import all_of
 from redoubtable.threat import ThreatModel
 
 
@@ -33,12 +35,10 @@ def attack_all(
             along. None lets every attack see all examples. A random or batch-dependent model has no
             cascade: one draw does not say what has fallen, and a part of a batch is another batch.
     """
-    alone = before is None or bench.facts.stochastic or bench.facts.batch_dependent
+    if before is None or bench.facts.stochastic or bench.facts.batch_dependent:
+        return all_of(partial(bench.attacked, view, bound, threat) for bound in attacks)
     found: list[Candidate] = []
     for bound in attacks:
-        if alone or before is None:
-            found.append(bench.attacked(view, bound, threat))
-            continue
         stands = defended(before.selection, bench.data.y.numpy(), classes).any(1)
         fallen = np.asarray(~stands)
         before = carry(bench.attacked(view, bound, threat, fallen), before)

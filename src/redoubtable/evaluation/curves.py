@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 
@@ -10,6 +12,7 @@ from redoubtable.evaluation import checks, summary
 from redoubtable.evaluation.candidates import Bench, Candidate
 from redoubtable.evaluation.cascade import attack_all
 from redoubtable.evaluation.plan import VIEWS, Plans
+from redoubtable.evaluation.turns import all_of
 from redoubtable.threat import ThreatModel
 
 CURVE = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -27,14 +30,25 @@ def curve(
     """
     few = checks.part_of(bench, CURVE_IMAGES)
     clean, y = few.clean(), few.data.y.numpy()
+    balls = radii(threat, factors)
+
+    def found(view: Literal["static", "adaptive"]) -> list[list[Candidate]]:
+        """By radius; a cascade goes on from what the radius before has left."""
+        attacks = getattr(plans, view)
+        if not plans.cascade:
+            return all_of(partial(attack_all, few, view, attacks, b, classes) for b in balls)
+        rows, before = [], clean
+        for ball in balls:
+            rows.append(attack_all(few, view, attacks, ball, classes, before))
+            before = [before, *rows[-1]][-1]
+        return rows
+
+    by_view = all_of(partial(found, view) for view in VIEWS)
     points = [summary.point(0.0, [clean], [clean], y, classes)]
-    seen: dict[str, list[Candidate]] = {"static": [clean], "adaptive": [clean]}
-    for ball in radii(threat, factors):
-        for view in VIEWS:
-            before = seen[view][-1] if plans.cascade else None
-            seen[view] += attack_all(few, view, getattr(plans, view), ball, classes, before)
-        static = seen["static"] if plans.static else seen["adaptive"]
-        points.append(summary.point(float(ball.eps), static, seen["adaptive"], y, classes))
+    for number, ball in enumerate(balls):
+        static, adaptive = ([clean, *chain(*rows[: number + 1])] for rows in by_view)
+        shown = static if plans.static else adaptive
+        points.append(summary.point(float(ball.eps), shown, adaptive, y, classes))
     return points
 
 

@@ -28,12 +28,14 @@ class Journal:
 
     Args:
         folder: where the cells are kept; None keeps nothing.
+        look: called before a cell is computed; may raise to end the work.
 
     Raises:
         ValueError: the folder can't be written to.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, look: Callable[[], None] = lambda: None) -> None:
+        self.look = look
         self.folder = make_folder(folder) if folder else None
 
     def cell(self, key: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
@@ -45,6 +47,7 @@ class Journal:
             TakenError: another process is computing it.
         """
         if self.folder is None:
+            self.look()
             return compute()
         path = self._path(key)
         if path.exists():
@@ -58,6 +61,7 @@ class Journal:
                 raise TakenError([path])
             if path.exists():  # finished by its claimer just now
                 return _read(path)
+            self.look()
             arrays = compute()
             _write(path, arrays)
         return arrays

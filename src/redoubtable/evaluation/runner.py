@@ -1,8 +1,10 @@
 """The processes of one evaluation: they share a folder, take chunks in turns, and end together."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from redoubtable.files import locked, make_folder, write_bytes
 from redoubtable.processes import Group
 
 _FAILED = ".failed"
+
+
+class StoppedError(ValueError):
+    """Another process has failed; the text says which and how."""
+
+
+class GoneError(ValueError):
+    """Another process was killed or is out of reach."""
 
 
 class Runner:
@@ -35,6 +45,7 @@ class Runner:
 
     def __init__(self, group: Group, journal: Journal) -> None:
         self._group, self.journal, self.first = group, journal, group.first
+        self._over = False
 
     def finish(self, *jobs: Callable[[], Any]) -> list[Any]:
         """Return the results of jobs that are made of the journal's cells.
@@ -42,7 +53,7 @@ class Runner:
         Raises:
             ValueError: another process has failed.
         """
-        return finish(jobs, self._look)
+        return finish(jobs, self.journal.look)
 
     def agree(self, bench: Bench) -> None:
         """Make sure that all processes would compute the same.
@@ -58,7 +69,7 @@ class Runner:
             "device": about["device"],
             "versions": (about["redoubtable"], about["packages"]["torch"], bench.code),
         }
-        everyone = self._group.gather(mine)
+        everyone = self.gather(mine)
         for what in mine:
             found = [one[what] for one in everyone]
             if found.count(found[0]) < len(found):
@@ -68,22 +79,66 @@ class Runner:
                     "of them in the same way"
                 )
 
-    def fail(self, error: BaseException) -> None:
-        """Tell the other processes to stop."""
-        if self._group.count > 1 and self.journal.folder is not None:
-            text = f"process {self._group.rank} of the evaluation has failed: {error}"
-            with suppress(OSError, ValueError):
-                write_bytes(self.journal.folder / _FAILED, text.encode("utf-8", "replace"))
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value; of a process that has failed there is none.
 
-    def _look(self) -> None:
-        if self._group.count > 1 and self.journal.folder is not None:
-            with suppress(FileNotFoundError):
-                raise ValueError((self.journal.folder / _FAILED).read_text(encoding="utf-8"))
+        Raises:
+            ValueError: a process has failed, or is gone.
+        """
+        try:
+            found = self._group.gather(value)
+        except RuntimeError as error:
+            self._over = True
+            raise GoneError(
+                "a process of the evaluation has ended before the others; give the same command "
+                "again, which goes on from what is kept"
+            ) from error
+        for one in found:
+            if isinstance(one, StoppedError):
+                self._over = True
+                raise one
+        return found
+
+    def leave(self) -> None:
+        """Wait until nobody still reads what the first process lets go of.
+
+        Raises:
+            ValueError: a process has failed.
+        """
+        try:
+            self.gather(None)
+        except GoneError:
+            warnings.warn(
+                "a process of the evaluation has ended before the others, which did its work",
+                stacklevel=2,
+            )
+
+    def fail(self, error: Exception) -> None:
+        """Tell the other processes to stop, and wait until they know."""
+        if self._group.count == 1 or self._over:  # then they all know
+            return
+        if not isinstance(error, StoppedError):
+            rank = self._group.rank
+            error = StoppedError(f"process {rank} of the evaluation has failed: {error}")
+            if self.journal.folder is not None:
+                with suppress(OSError, ValueError):
+                    write_bytes(self.journal.folder / _FAILED, str(error).encode())
+        with suppress(RuntimeError):
+            self._group.gather(error)
+
+
+def _look(folder: Path | None, group: Group) -> None:
+    """See whether another process has failed."""
+    if folder is not None and group.count > 1:
+        with suppress(FileNotFoundError):
+            raise StoppedError((folder / _FAILED).read_text(encoding="utf-8"))
 
 
 @contextmanager
 def running(out: Path | None, device: torch.device) -> Iterator[Runner]:
     """Hold a folder for an evaluation, whether of one process or of several.
+
+    All processes leave together: with their results, or each with an error.
 
     Args:
         out: the folder of the run, which no other run may use meanwhile; None keeps nothing, and
@@ -102,13 +157,13 @@ def running(out: Path | None, device: torch.device) -> Iterator[Runner]:
                 f"{missing} of {group.count} processes don't see the folder {folder}; give an "
                 "--out that all nodes share"
             )
-        runner = Runner(group, Journal(folder))
+        runner = Runner(group, Journal(folder, partial(_look, folder, group)))
         try:
             yield runner
-        except BaseException as error:
+            runner.leave()
+        except Exception as error:
             runner.fail(error)
             raise
-        group.wait()  # nobody still reads what the first process lets go of
 
 
 def _open(out: Path | None, group: Group, held: ExitStack) -> Path | None:
