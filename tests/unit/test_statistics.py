@@ -68,18 +68,6 @@ def test_wilson_covers_on_average() -> None:
     assert np.mean([coverage(wilson, p, 60) for p in shares]) == pytest.approx(0.95, abs=0.01)
 
 
-def test_wilson_of_mean_success_rates_covers() -> None:
-    """Per-example shares over many draws, each of its own probability, as on a random model."""
-    rng = np.random.default_rng(0)
-    n, draws, inside = 80, 20, 0
-    for _ in range(300):
-        chances = rng.beta(0.6, 0.4, n)
-        hits = rng.binomial(draws, chances).mean() / draws * n
-        got = wilson(hits, n)
-        inside += got.low <= 0.6 <= got.high
-    assert inside / 300 >= 0.95
-
-
 @pytest.mark.parametrize(("hits", "n"), [(-1, 10), (11, 10), (0, 0), (3, -2)])
 def test_impossible_counts_are_refused(hits: int, n: int) -> None:
     for interval in (wilson, clopper_pearson):
