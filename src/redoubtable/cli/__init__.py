@@ -7,9 +7,11 @@ import typer
 from redoubtable.cli.attack import attack
 from redoubtable.cli.catalogue import env, listing
 from redoubtable.cli.certify import certify
+from redoubtable.cli.compare import compare
 from redoubtable.cli.demo import demo
 from redoubtable.cli.errors import one_line_warning
 from redoubtable.cli.evaluate import evaluate
+from redoubtable.cli.export import export
 from redoubtable.cli.store import store
 from redoubtable.cli.train import train
 from redoubtable.data.memory import keep_to_limit
@@ -29,6 +31,8 @@ app.command("store")(store)
 app.command("evaluate")(evaluate)
 app.command("attack")(attack)
 app.command("certify")(certify)
+app.command("compare")(compare)
+app.command("export")(export)
 app.command("list")(listing)
 app.command("env")(env)
 
