@@ -65,7 +65,7 @@ class JPEG(InputTransform):
     that it does not, attacks without gradients must be looked at as well.
 
     Known against it: the identity in the backward pass breaks it (Athalye, Carlini & Wagner 2018,
-    arXiv:1802.00420, section 5.1), and so do differentiable forms of it (Shin & Song 2017).
+    arXiv:1802.00420, section 5.2), and so do differentiable forms of it (Shin & Song 2017).
 
     Args:
         quality: of libjpeg, 1 to 100 (the paper's and Guo et al.'s 75).
