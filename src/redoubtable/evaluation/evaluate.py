@@ -54,9 +54,12 @@ class Evaluation:
     def robust_accuracy(self) -> float:
         """Expected accuracy of one answer under the worst attack per example, of all that ran.
 
-        A rejection counts as defended.
+        A rejection counts as defended. Of a model that depends on its batch it is that of the
+        setting that leaves the least: who is beside an image is the attacker's choice.
         """
-        return float(self.record["robust"]["accuracy"]["one_shot"]["value"])
+        batches = self.record.get("batches")
+        blocks = [batches[s] for s in batch_settings.SETTINGS] if batches else [self.record]
+        return min(float(b["robust"]["accuracy"]["one_shot"]["value"]) for b in blocks)
 
     @property
     def static_accuracy(self) -> float:

@@ -27,6 +27,13 @@ def held_out_scores(bench: Bench, held_out: LazyImages | None) -> torch.Tensor |
         return None
     check_lazy(held_out, "held_out")
     size = max(1, bench.settings.batch_size // bench.facts.passes)
+    if bench.facts.batch_dependent:
+        size = min(bench.settings.chunk, len(bench.data))
+        if len(held_out) % size:
+            raise ValueError(
+                f"the model depends on its batch, and {len(held_out)} held-out images don't fill "
+                f"batches of {size}; give {len(held_out) // size * size}"
+            )
     scores = []
     with seeded("held out", bench.settings.seed):
         for _, images in batches(held_out, size, "held_out"):

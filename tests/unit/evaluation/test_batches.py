@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import Evaluation, Settings
 from redoubtable.parts import Part
 from redoubtable.threat import Linf
@@ -67,6 +68,7 @@ def test_each_setting_has_the_value_that_follows_by_hand(eps: float, mixed: floa
     """All together move their mean along; half of them moves it by half, and 0.05 is to be lost."""
     e = measured(AboveMean(), eps)
     assert standing(e) == {"alone": 1.0, "mixed": mixed, "all": 1.0}
+    assert e.robust_accuracy == mixed
     assert e.record["batches"]["size"] == SIZE
     assert e.record["batches"]["smallest"] == 1
     for view in ("clean", "static", "adaptive", "robust"):
@@ -163,6 +165,33 @@ def test_batches_must_be_whole(n: int, chunk: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quick(AboveMean(), x, y, Linf(0.1), "fgsm", settings=Settings(chunk=chunk))
     assert not AboveMean.seen
+
+
+def test_checks_and_curve_see_whole_batches() -> None:
+    x, y = grey(5 * 30)
+    settings = Settings(chunk=30)
+    arguments: dict[str, Any] = {"check": True, "curve": (0.5, 1), "settings": settings}
+    e = quick(AboveMean(), x, y, Linf(0.1), "pgd:steps=2,loss=margin", **arguments)
+    assert len(e.record["curve"]) == 3
+    assert {f["check"] for f in e.record["findings"]} > {"more_steps", "unbounded"}
+    assert {len(b) for b in AboveMean.seen} - {30} <= {1, 2, 17, 100, 133}  # looks, not verdicts
+    half = [len(b) for b in AboveMean.seen if len(b) == 10]
+    assert not half, "100 images are no whole number of batches of 30"
+
+
+def abstaining() -> Rejecting:
+    return Rejecting(batch_norm(track_running_stats=False), Entropy(), 1.0)
+
+
+def test_thresholds_of_a_guard_are_fitted_on_whole_batches() -> None:
+    x, held_out, settings = blobs(8), blobs(16, seed=3), Settings(chunk=4, batch_size=3)
+    y, model = torch.zeros(8, dtype=torch.int64), abstaining().eval()
+    e = quick(model, x, y, Linf(0.02), "fgsm", held_out=held_out, settings=settings)
+    with torch.no_grad():
+        scores = torch.cat([model.score(b, model.model(b)) for b in held_out.split(4)])
+    assert e.record["rates"][0]["threshold"] == pytest.approx(scores.max().item())
+    with pytest.raises(ValueError, match="give 12"):
+        quick(model, x, y, Linf(0.02), "fgsm", held_out=held_out[:15], settings=settings)
 
 
 def test_fewer_images_than_a_chunk_are_one_batch() -> None:

@@ -1,5 +1,6 @@
 """What every check gets to see, and what it gives."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -60,6 +61,8 @@ def verdict(good: bool) -> Literal["pass", "fail"]:
 def part_of(bench: Bench, images: int = CHECKED_IMAGES) -> Bench:
     """Return a bench of the first images."""
     few: Settings = replace(bench.settings, draws=min(bench.settings.draws, 10))
+    if bench.facts.batch_dependent:  # a part of a batch is another batch
+        images = math.ceil(images / bench.data.length) * bench.data.length
     data = Chunks(*bench.data.first(images), bench.data.length)
     return Bench(bench.model, data, few, bench.journal, bench.tick)
 
