@@ -26,8 +26,12 @@ class KillsGradients(Part):
 class RoundsUnstated(nn.Module):
     """The same as a plain module: nothing says that there is a defense at all."""
 
+    def __init__(self, levels: int = 8) -> None:
+        super().__init__()
+        self.levels = levels
+
     def forward(self, x: Tensor) -> Tensor:
-        return (8 * x).round() / 8
+        return (self.levels * x).round() / self.levels
 
 
 class LooksAtBrightness(Part):
