@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,26 @@ with claimed(Path(sys.argv[1])) as mine:
 """
 
 
-def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
-    cell = tmp_path / "a.cell"
-    holder = subprocess.Popen(
+@pytest.fixture
+def cell(tmp_path: Path) -> Path:
+    return tmp_path / "a.cell"
+
+
+@pytest.fixture
+def holder(cell: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has claimed a cell."""
+    process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(cell)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert holder.stdout is not None and holder.stdout.readline() == b"True\n"
+    assert process.stdout is not None and process.stdout.readline() == b"True\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_claim_ends_with_its_process(
+    cell: Path, holder: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     with claimed(cell) as mine:
         assert not mine
     holder.kill()
@@ -120,6 +135,28 @@ def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     with claimed(cell) as mine:
         assert mine
     assert os.listdir(tmp_path) == []
+
+
+def test_who_waits_for_a_killed_process_goes_on(
+    cell: Path, holder: subprocess.Popen[bytes]
+) -> None:
+    looks = []
+
+    def job() -> str:
+        with claimed(cell) as mine:
+            if not mine:
+                raise TakenError([cell])
+            return "done"
+
+    def look() -> None:
+        looks.append(holder.poll())
+        assert len(looks) < 30, "still waiting"
+        if len(looks) == 3:
+            holder.kill()
+            holder.wait()
+
+    assert finish([job], look) == ["done"]
+    assert len(looks) > 3
 
 
 def test_a_taken_cell_keeps_nobody_from_the_others(tmp_path: Path) -> None:
