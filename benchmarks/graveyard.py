@@ -77,10 +77,11 @@ def row(e: Evaluation, seconds: float) -> dict[str, Any]:
     record = e.record
     views = {v: record[v]["accuracy"]["one_shot"] for v in ("clean", "static", "adaptive")}
     passes = sum(sum(r["passes"].values()) for r in record["rows"])
+    texts = [r["attack"] for r in record["rows"] if r["view"] == "adaptive"]
     return {
         **views,
         "robust": record["robust"]["accuracy"]["one_shot"],
-        "under": {k: v for k, v in e.under.items() if any(r["attack"] == k for r in record["rows"])},
+        "under": {text: e.under[text] for text in texts},
         "worst_by": record["robust"]["worst_by"],
         "failed": [f["check"] for f in record["findings"] if f["verdict"] == "fail"],
         "draws": record["settings"]["draws"],
