@@ -5,6 +5,7 @@ import warnings
 import typer
 
 from redoubtable.cli.attack import attack
+from redoubtable.cli.audit import audit
 from redoubtable.cli.catalogue import env, listing
 from redoubtable.cli.certify import certify
 from redoubtable.cli.compare import compare
@@ -31,6 +32,7 @@ app.command("store")(store)
 app.command("evaluate")(evaluate)
 app.command("attack")(attack)
 app.command("certify")(certify)
+app.command("audit")(audit)
 app.command("compare")(compare)
 app.command("export")(export)
 app.command("list")(listing)

@@ -56,7 +56,7 @@ def _is_autoattack(record: Record) -> bool:
         lines, cascade = expand("standard", parse_threat(record["threat"]), Facts(**facts))
     except ValueError:  # the suite has nothing under this norm
         return False
-    return cascade == record["cascade"] and [b.text for b in lines] == record["attacks"]
+    return bool(cascade == record["cascade"] and [b.text for b in lines] == record["attacks"])
 
 
 def _percent(share: Mapping[str, Any]) -> str:

@@ -1,0 +1,273 @@
+"""`redoubt audit`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from redoubtable.cli.errors import one_line_errors
+from redoubtable.cli.options import (
+    Channels,
+    Classes,
+    Damaged,
+    Device,
+    Download,
+    Draw,
+    ImageSize,
+    Json,
+    Root,
+    Seed,
+    Sizes,
+    Workers,
+    command_line,
+    device_of,
+    print_json,
+    reading,
+)
+from redoubtable.cli.subject import (
+    BatchSize,
+    Chunk,
+    Data,
+    Defense,
+    Draws,
+    Factory,
+    Limit,
+    Model,
+    Precision,
+    Subject,
+    Threat,
+    Weights,
+    subject,
+)
+from redoubtable.evaluation import SUITES, Evaluation, Settings
+from redoubtable.evaluation import evaluate as run_evaluation
+from redoubtable.evaluation.estimate import Kinds, images_within, pace, sort_images
+from redoubtable.files import make_folder
+from redoubtable.parts import facts_of
+from redoubtable.reports import verdict, write_report
+from redoubtable.threat import ThreatModel, parse_threat
+
+CURVE = (0.5, 1.0, 2.0)
+"""Multiples of eps of the curve, of the suite `adaptive` only."""
+USUAL = 500
+"""Images that are taken if nothing is said."""
+ENOUGH = 100
+"""Images below which a cheaper suite is taken instead of fewer images."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit does.
+
+    Attributes:
+        suites: in their order.
+        n: images.
+        seconds: estimated for the evaluations.
+        cut: what a budget left out, in words.
+    """
+
+    suites: tuple[str, ...]
+    n: int
+    seconds: float
+    cut: tuple[str, ...] = ()
+
+
+@one_line_errors
+def audit(
+    model: Model,
+    threat: Threat,
+    weights: Weights = None,
+    factory: Factory = None,
+    data: Data = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes that it may take, the estimate included.")
+    ] = None,
+    defense: Defense = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    draws: Draws = 20,
+    chunk: Chunk = 250,
+    batch_size: BatchSize = 512,
+    precision: Precision = "fp32",
+    out: Annotated[Path, typer.Option(help="Folder for the report and the runs; resumes.")] = (
+        Path("audit")
+    ),
+    root: Root = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    classes: Classes = None,
+    sizes: Sizes = None,
+    draw: Draw = None,
+    damaged: Damaged = "refuse",
+    download: Download = False,
+    workers: Workers = 2,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Say how long it will take, attack by every suite that fits, and write one report.
+
+    The suite `adaptive` always, and for deterministic models `standard`, AutoAttack. A budget that
+    is too small for all of it takes fewer images, or `lean` instead of `standard`, and says so.
+
+    Examples:
+        redoubt audit zoo/cifar10-resnet20-pgd --threat Linf:8/255 --precision bf16
+        redoubt audit runs/guard --threat Linf:0.1 --budget 10 --out audits/guard
+    """
+    started = time.perf_counter()
+    if budget is not None and budget <= 0:
+        raise ValueError(f"`budget` must be more than 0 minutes, got {budget:g}")
+    ball = parse_threat(threat)
+    settings = Settings(
+        seed=seed,
+        draws=draws,
+        chunk=chunk,
+        batch_size=batch_size,
+        precision=precision,  # type: ignore[arg-type]  # Settings checks the word
+    )
+    how = reading(root, image_size, channels, classes, sizes, draw, damaged, download, workers)
+
+    def opened(limit: int | None) -> Subject:
+        return subject(
+            model,
+            how,
+            weights=weights,
+            factory=factory,
+            data=data,
+            defense=defense,
+            limit=limit,
+            seed=seed,
+            device=device_of(device),
+        )
+
+    target = opened(limit)
+    make_folder(out)
+    console = Console(stderr=True, highlight=False)
+    if limit is None and len(target.x) > USUAL:
+        said = f"taking the first {USUAL} of {len(target.x)} images; --limit takes others"
+        console.print(said, soft_wrap=True)
+        target = opened(USUAL)
+    console.print(f"looking at {target.name}, to say how long it will take", soft_wrap=True)
+    kinds = sort_images(target.model, target.x, target.y, ball, settings)
+    plan = _plan(target, ball, settings, kinds, budget, started)
+    for said in _announced(plan, kinds, target):
+        console.print(said, soft_wrap=True, markup=False)
+    if plan.n < len(target.x):
+        target = opened(plan.n)
+    began = time.perf_counter()
+    done, timings = [], {}
+    for suite in plan.suites:
+        one = time.perf_counter()
+        done.append(_evaluated(target, ball, settings, suite, out))
+        name = f"{target.name}, suite {suite} under {ball}"
+        timings[name] = time.perf_counter() - one
+    took = time.perf_counter() - began
+    timings |= {"estimated": plan.seconds, "taken": took}
+    _show(done, plan, timings, f"Audit of {target.name} under {ball}", out, json)
+
+
+def _plan(
+    target: Subject,
+    ball: ThreatModel,
+    settings: Settings,
+    kinds: Kinds,
+    budget: float | None,
+    started: float,
+) -> Plan:
+    """All of it if there is time, else fewer images or a cheaper suite."""
+    facts, n = facts_of(target.model), len(target.x)
+    again = 2 if facts.abstains and target.held_out is not None else 0
+    second = [
+        s for s in ("standard", "lean") if not facts.stochastic and SUITES[s].against(facts, ball)
+    ]
+    suites = ("adaptive", *second[:1])
+
+    paces = {
+        s: pace(
+            target.model, kinds, ball, s, settings=settings, check=True, again=again,
+            curve=CURVE if s == "adaptive" else (),
+        )
+        for s in suites
+    }  # fmt: skip
+    whole = sum(p.seconds(n) for p in paces.values())
+    left = None if budget is None else 60 * budget - (time.perf_counter() - started)
+    if left is None or whole <= left:
+        return Plan(suites, n, whole)
+    fits, cut = images_within(left, list(paces.values()), n), []
+    if fits < min(ENOUGH, n) and "lean" in second:
+        paces.pop("standard", None)
+        paces["lean"] = pace(
+            target.model, kinds, ball, "lean", settings=settings, check=True, again=again, curve=()
+        )
+        left = 60 * (budget or 0) - (time.perf_counter() - started)
+        fits, suites = images_within(left, list(paces.values()), n), ("adaptive", "lean")
+        cut.append("the suite lean instead of standard")
+    size = max(fits, min(n, 10))
+    cut += [f"{size} images instead of {n}"] if size < n else []
+    cut += ["and even so more time than the budget"] if fits < size else []
+    return Plan(suites, size, sum(p.seconds(size) for p in paces.values()), tuple(cut))
+
+
+def _announced(plan: Plan, kinds: Kinds, target: Subject) -> list[str]:
+    said = [
+        f"estimate: {_minutes(plan.seconds)} for {plan.n} images and the suites "
+        f"{' and '.join(plan.suites)} ({kinds.standing:.0%} stand under a quick PGD)"
+    ]
+    if plan.cut:
+        said.append(f"cut to fit the budget: {', '.join(plan.cut)}")
+    return said
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+
+
+def _evaluated(
+    target: Subject, ball: ThreatModel, settings: Settings, suite: str, out: Path
+) -> Evaluation:
+    return run_evaluation(
+        target.model,
+        target.x,
+        target.y,
+        ball,
+        suite,
+        seed=settings.seed,
+        settings=settings,
+        held_out=target.held_out,
+        curve=CURVE if suite == "adaptive" else (),
+        out=out / suite,
+        name=f"{target.name}, suite {suite}",
+        data=target.data,
+        command=command_line(),
+        progress=True,
+    )
+
+
+def _show(
+    done: Sequence[Evaluation],
+    plan: Plan,
+    timings: dict[str, float],
+    title: str,
+    out: Path,
+    json: bool,
+) -> None:
+    """Write the report of all suites, and print the verdict and where it is."""
+    records = [e.record for e in done]
+    page = write_report(
+        out,
+        records,
+        [e.images for e in done],
+        title=title + (f" (cut to fit a budget: {', '.join(plan.cut)})" if plan.cut else ""),
+        command=command_line(),
+        timings=timings,
+        arrays=[e.arrays for e in done],
+    )
+    if json:
+        print_json(records)
+        return
+    print(verdict(records))
+    took, guess = _minutes(timings["taken"]), _minutes(timings["estimated"])
+    print(f"\nTook {took}, estimated {guess}.\nReport: {page}")

@@ -1,0 +1,172 @@
+"""How long an evaluation will take: tried on a few images that stand and a few that fall."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from redoubtable.attacks import pgd
+from redoubtable.evaluation.candidates import Settings
+from redoubtable.evaluation.chunks import read
+from redoubtable.evaluation.evaluate import evaluate
+from redoubtable.gradients import input_gradient
+from redoubtable.losses import aim, cross_entropy
+from redoubtable.parts import facts_of, in_eval_mode
+from redoubtable.seeding import seeded
+from redoubtable.threat import ThreatModel
+from redoubtable.types import Images, Labels, LazyImages
+
+LOOKED_AT = 100
+"""Images that a quick PGD is tried on; also how many of the first ones checks and curves take."""
+TRIED = 8
+"""Images of each kind that every attack is tried on."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds per image of one evaluation.
+
+    Attributes:
+        attacks: of its attacks, on every image.
+        doubts: of its checks and its curve, on the first images only.
+    """
+
+    attacks: float
+    doubts: float
+
+    def seconds(self, n: int) -> float:
+        """Return how long n images take."""
+        return n * self.attacks + min(n, LOOKED_AT) * self.doubts
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Some images by what a quick PGD makes of them, since those that stand cost the most.
+
+    Attributes:
+        standing: share that stands.
+        groups: per kind its share, images and labels; at most `TRIED`.
+        speed: passes per second in a full batch over those in a batch of `TRIED`.
+    """
+
+    standing: float
+    groups: tuple[tuple[float, Images, Labels], ...]
+    speed: float
+
+
+def sort_images(
+    model: nn.Module, x: LazyImages, y: Labels, threat: ThreatModel, settings: Settings
+) -> Kinds:
+    """Attack the first images quickly, and measure how fast passes are in small and full batches.
+
+    Args:
+        model: on its device.
+        x: (N, C, H, W) images.
+        y: (N,) labels.
+        threat: what the attacker may change.
+        settings: of the evaluation.
+    """
+    n = min(len(x), LOOKED_AT)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    few, labels = read(x, slice(0, n)).to(device), y[:n].to(device)
+    batch = max(1, settings.batch_size // facts_of(model).passes)
+    with in_eval_mode(model), seeded("estimate", settings.seed):
+        x_adv = pgd(model, few, labels, threat, steps=10, batch_size=batch)
+        with torch.no_grad():
+            out = torch.cat([model(part) for part in torch.split(x_adv, batch)])
+        rejected = out.shape[1] - 1 if facts_of(model).abstains else -1
+        answers = out.argmax(1)
+        stands = (answers == labels) | (answers == rejected)
+        size = min(n, settings.chunk, batch)
+        small = _passes_per_second(model, few[:TRIED], labels[:TRIED])
+        full = _passes_per_second(model, few[:size], labels[:size])
+    groups = []
+    for which in (stands, ~stands):
+        share = float(which.double().mean())
+        if share:
+            groups.append((share, few[which][:TRIED], labels[which][:TRIED].cpu()))
+    return Kinds(float(stands.double().mean()), tuple(groups), max(1.0, full / small))
+
+
+def _passes_per_second(model: nn.Module, x: Images, y: Labels) -> float:
+    """Forward passes with their gradient, the first look aside."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        input_gradient(model, x, aim(cross_entropy, y, None))
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        seconds.append(time.perf_counter() - started)
+    return len(x) / min(seconds[1:])
+
+
+def pace(
+    model: nn.Module,
+    kinds: Kinds,
+    threat: ThreatModel,
+    attacks: str | Sequence[str],
+    *,
+    settings: Settings,
+    curve: Sequence[float],
+    check: bool,
+    again: int = 0,
+) -> Pace:
+    """Try an evaluation on a few images of each kind.
+
+    Args:
+        model: on its device.
+        kinds: the images.
+        threat: what the attacker may change.
+        attacks: as `evaluate` takes them.
+        settings: of the evaluation.
+        curve: as `evaluate` takes it.
+        check: whether checks will run.
+        again: how often all is attacked again, as at thresholds of fixed rates.
+    """
+    attacking = doubting = 0.0
+    for share, x, y in kinds.groups:
+        few = replace(settings, chunk=min(settings.chunk, len(x)), keep=0)
+        if facts_of(model).batch_dependent and len(x) < 2:
+            x, y = x.repeat(2, 1, 1, 1), y.repeat(2)
+            few = replace(few, chunk=2)
+        with tempfile.TemporaryDirectory() as folder:
+
+            def run(
+                curve: Sequence[float],
+                check: bool,
+                x: Images = x,
+                y: Labels = y,
+                few: Settings = few,
+                folder: str = folder,
+            ) -> float:
+                started = time.perf_counter()
+                evaluate(
+                    model,
+                    x,
+                    y,
+                    threat,
+                    attacks,
+                    seed=few.seed,
+                    settings=few,
+                    curve=curve,
+                    check=check,
+                    out=Path(folder),
+                )
+                return time.perf_counter() - started
+
+            alone = run((), False)
+            # The attacks come from the journal, so that the rest is what is added.
+            added = run(curve, check) if curve or check else 0.0
+        attacking += share * alone / len(x) * (1 + again)
+        doubting += share * added / len(x)
+    return Pace(attacking / kinds.speed, doubting / kinds.speed)
+
+
+def images_within(seconds: float, paces: Sequence[Pace], n: int) -> int:
+    """Return how many of n images can be evaluated within a time; 0 if not even one."""
+    fits = (k for k in range(n, 0, -1) if sum(p.seconds(k) for p in paces) <= seconds)
+    return next(fits, 0)

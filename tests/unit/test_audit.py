@@ -1,0 +1,190 @@
+"""An audit says first how long it takes, does all that fits, and says what it cut."""
+
+import importlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from redoubtable.cli import app
+from redoubtable.evaluation import Settings, estimate
+from redoubtable.evaluation.estimate import Kinds, Pace, images_within, pace, sort_images
+from redoubtable.evaluation.suites import SUITES, Line, Suite
+from redoubtable.threat import Linf
+
+N = 24
+module = importlib.import_module("redoubtable.cli.audit")  # its name is also the command's
+
+
+class Brightness(nn.Module):
+    """Two classes, dark and bright; how far an image is from the middle decides its fate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        light = (x.flatten(1).mean(1) - 0.5) * self.scale
+        return torch.stack([-light, light], 1)
+
+
+def build(channels: int = 3, classes: int = 2) -> nn.Module:
+    return Brightness()
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """A third within 0.1 of the boundary, in no order."""
+    levels = [0.45, 0.2, 0.8] * (N // 3)
+    x = torch.tensor(levels)[:, None, None, None].expand(N, 3, 6, 6).clone()
+    return x, (x.mean((1, 2, 3)) > 0.5).long()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suites and evaluations that take no time."""
+    for name in ("adaptive", "standard", "lean"):
+        monkeypatch.setitem(SUITES, name, Suite((Line("fgsm"),), False, "One step."))
+    whole = module.run_evaluation
+    monkeypatch.setattr(module, "run_evaluation", lambda *a, **k: whole(*a, **k, check=False))
+    monkeypatch.setattr(module, "pace", lambda *a, **k: Pace(0.5, 0))
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    x, y = images()
+    pixels = (x * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    arrays = {f"x_{p}": pixels for p in ("train", "test")}
+    np.savez(tmp_path / "d.npz", **arrays, **{f"y_{p}": y.numpy() for p in ("train", "test")})
+    torch.save(build().state_dict(), tmp_path / "net.pt")
+    return [
+        "audit", f"{__name__}:build", "--weights", str(tmp_path / "net.pt"), "--data",
+        str(tmp_path / "d.npz"), "--threat", "Linf:0.1", "--out", str(tmp_path / "out"),
+        "--workers", "0", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_images_are_sorted_by_what_a_quick_attack_makes_of_them() -> None:
+    x, y = images()
+    kinds = sort_images(build(), x, y, Linf(0.1), Settings())
+    assert kinds.standing == pytest.approx(2 / 3)
+    (standing, far, _), (fallen, near, labels) = kinds.groups
+    assert (standing, fallen) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert len(far) == len(near) == len(labels) == estimate.TRIED
+    assert bool((near < 0.5).all() & (near > 0.4).all())
+    assert bool(((far - 0.5).abs() > 0.2).all())
+    assert kinds.speed >= 1
+    all_stand = sort_images(build(), x, y, Linf(0.001), Settings())
+    assert all_stand.standing == 1 and len(all_stand.groups) == 1
+
+
+def test_a_pace_weighs_the_kinds_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind costs what it does, by its share; doubts come on top."""
+    y = images()[1]
+    calls: list[tuple[int, bool, int]] = []
+
+    def evaluated(model: Any, x: Tensor, y: Tensor, *_: Any, curve: Any, **more: Any) -> None:
+        calls.append((len(x), more["check"], len(curve)))
+        time.sleep(0.2 if more["check"] else 0.1 if x[0, 0, 0, 0] < 0.3 else 0.3)
+
+    monkeypatch.setattr(estimate, "evaluate", evaluated)
+    dark, grey = (torch.full((n, 3, 6, 6), v) for n, v in ((4, 0.2), (2, 0.45)))
+    kinds = Kinds(0.75, ((0.75, dark, y[:4]), (0.25, grey, y[:2])), 2.0)
+    how: dict[str, Any] = {"settings": Settings(), "curve": (1.0,), "check": True}
+    found = pace(nn.Identity(), kinds, Linf(0.1), "adaptive", **how, again=1)
+    attacks = (0.75 * 0.1 / 4 + 0.25 * 0.3 / 2) * 2 / 2
+    assert found.attacks == pytest.approx(attacks, rel=0.2)
+    assert found.doubts == pytest.approx((0.75 * 0.2 / 4 + 0.25 * 0.2 / 2) / 2, rel=0.2)
+    assert calls == [(4, False, 0), (4, True, 1), (2, False, 0), (2, True, 1)]
+
+
+def test_seconds_grow_with_images_and_doubts_only_to_the_first() -> None:
+    one = Pace(0.5, 0.25)
+    assert one.seconds(40) == 30
+    assert one.seconds(300) == 150 + estimate.LOOKED_AT * 0.25
+    assert images_within(30, [one], 500) == 40
+    assert images_within(60, [one, one], 30) == 30
+    assert images_within(0.1, [one], 500) == 0
+
+
+@pytest.mark.parametrize(
+    ("attacks", "minutes", "suites", "n", "cut"),
+    [
+        (0.01, None, ("adaptive", "standard"), 400, ()),
+        (0.01, 1.0, ("adaptive", "standard"), 400, ()),
+        (0.2, 1.0, ("adaptive", "standard"), 149, ("149 images instead of 400",)),
+        (0.6, 1.0, ("adaptive", "lean"), 99, None),
+        (90.0, 1.0, ("adaptive", "lean"), 10, None),
+    ],
+)
+def test_a_budget_cuts_images_first_then_the_suite(
+    attacks: float,
+    minutes: float | None,
+    suites: tuple[str, ...],
+    n: int,
+    cut: tuple[str, ...] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speeds = {"adaptive": 1.0, "standard": 1.0, "lean": 0.0}
+    monkeypatch.setattr(module, "pace", lambda m, k, b, s, **_: Pace(attacks * speeds[s], 0))
+    target = module.Subject(build(), torch.zeros(400, 3, 6, 6), torch.zeros(400), None, "m", "d")
+    kinds = Kinds(0.5, (), 1.0)
+    plan = module._plan(target, Linf(0.1), Settings(), kinds, minutes, time.perf_counter())
+    assert plan.suites == suites
+    assert plan.n == pytest.approx(n, abs=1)
+    assert plan.seconds == pytest.approx(plan.n * attacks * sum(speeds[s] for s in suites))
+    if cut == ():
+        assert plan.cut == ()
+    else:
+        said = ", ".join(plan.cut)
+        assert ("lean instead of standard" in said) == ("lean" in suites)
+        assert f"{plan.n} images instead of 400" in said
+        assert ("more time than the budget" in said) == (attacks > 50)
+
+
+@pytest.mark.slow
+def test_the_whole_audit_in_one_command(arguments: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "estimate: " in done.stderr and "67% stand under a quick PGD" in done.stderr
+    assert "upper bound" in done.stdout or "must not be read" in done.stdout
+    assert "Took " in done.stdout
+    out = tmp_path / "out"
+    page = (out / "index.html").read_text()
+    said = (out / "report.md").read_text()
+    assert "estimated: " in said and "taken: " in said
+    for suite in ("adaptive", "standard"):
+        assert f"suite {suite}" in page
+        record = json.loads((out / suite / "record.json").read_text())
+        assert record["data"]["n"] == N
+        assert record["adaptive"]["accuracy"]["one_shot"]["value"] == pytest.approx(2 / 3)
+        assert record["findings"]
+    assert "cut to fit" not in said
+    assert "taking the first" not in done.stderr
+
+
+def test_few_of_many_images_are_taken_and_that_is_said(
+    arguments: list[str], short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "USUAL", 12)
+    done = CliRunner().invoke(app, [*arguments, "--json", "--budget", "0.0001"])
+    assert "taking the first 12 of 24 images" in done.stderr
+    assert [r["data"]["n"] for r in json.loads(done.stdout)] == [10, 10]
+
+
+def test_what_a_budget_cuts_stands_in_the_report(
+    arguments: list[str], short: None, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, [*arguments, "--budget", "0.0001"])
+    assert done.exit_code == 0, done.output
+    assert "cut to fit the budget: the suite lean instead of standard, 10 images" in done.stderr
+    assert "more time than the budget" in done.stderr
+    assert "10 images instead of 24" in (tmp_path / "out" / "report.md").read_text()
+    record = json.loads((tmp_path / "out" / "lean" / "record.json").read_text())
+    assert record["data"]["n"] == 10
+    assert CliRunner().invoke(app, [*arguments, "--budget", "0"]).exit_code == 2
