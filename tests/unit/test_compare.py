@@ -65,6 +65,8 @@ def test_a_random_model_counts_by_its_draws(tmp_path: Path) -> None:
     found = compare([one, three])["differences"][1]
     assert found["value"] == pytest.approx(30 / 40 / 3)
     assert (found["both"], found["better"]) == (30, 30)
+    two = read_run(run(tmp_path, "two", (slice(0, 30), slice(0, 1)), draws=2))
+    assert compare([one, two])["differences"][1]["only_first"] == 30  # half is no majority
 
 
 def test_every_pair_is_compared_and_what_spoils_it_is_said(tmp_path: Path) -> None:
