@@ -188,3 +188,24 @@ def test_what_a_budget_cuts_stands_in_the_report(
     record = json.loads((tmp_path / "out" / "lean" / "record.json").read_text())
     assert record["data"]["n"] == 10
     assert CliRunner().invoke(app, [*arguments, "--budget", "0"]).exit_code == 2
+
+
+def test_a_fellow_takes_the_plan_of_the_first(
+    arguments: list[str], short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CliRunner().invoke(app, [*arguments, "--limit", "11"]).exit_code == 0
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["n"] == 11 and plan["suites"] == ["adaptive", "standard"]
+    (tmp_path / "out" / "plan.json").write_text(json.dumps({**plan, "n": 7, "suites": ["lean"]}))
+    monkeypatch.setattr(module, "is_fellow", lambda: True)
+    done = CliRunner().invoke(app, [*arguments, "--limit", "11", "--json"])
+    assert [r["data"]["n"] for r in json.loads(done.stdout)] == [7]
+    assert "estimate" not in done.stderr
+
+
+def test_an_audit_is_not_started_by_torchrun(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2 and "--processes" in done.output

@@ -1,10 +1,11 @@
 """`redoubt audit`."""
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
@@ -25,6 +26,7 @@ from redoubtable.cli.options import (
     Workers,
     command_line,
     device_of,
+    is_first_process,
     print_json,
     reading,
 )
@@ -38,15 +40,17 @@ from redoubtable.cli.subject import (
     Limit,
     Model,
     Precision,
+    Processes,
     Subject,
     Threat,
     Weights,
     subject,
 )
+from redoubtable.cli.together import is_fellow, together
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
-from redoubtable.evaluation.estimate import Kinds, images_within, pace, sort_images
-from redoubtable.files import make_folder
+from redoubtable.evaluation.estimate import Kinds, Pace, images_within, pace, sort_images
+from redoubtable.files import make_folder, read_json, write_json
 from redoubtable.parts import facts_of
 from redoubtable.reports import verdict, write_report
 from redoubtable.threat import ThreatModel, parse_threat
@@ -55,6 +59,8 @@ CURVE = (0.5, 1.0, 2.0)
 """Multiples of eps of the curve, of the suite `adaptive` only."""
 USUAL = 500
 """Images that are taken if nothing is said."""
+PLAN = "plan.json"
+"""What the first process tells the others, in the folder of the audit."""
 ENOUGH = 100
 """Images below which a cheaper suite is taken instead of fewer images."""
 
@@ -74,6 +80,12 @@ class Plan:
     n: int
     seconds: float
     cut: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the plan that the first process has made for all of them."""
+        found = read_json(path, "plan")
+        return cls(tuple(found["suites"]), found["n"], found["seconds"], tuple(found["cut"]))
 
 
 @one_line_errors
@@ -105,6 +117,7 @@ def audit(
     damaged: Damaged = "refuse",
     download: Download = False,
     workers: Workers = 2,
+    processes: Processes = 1,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -116,6 +129,7 @@ def audit(
     Examples:
         redoubt audit zoo/cifar10-resnet20-pgd --threat Linf:8/255 --precision bf16
         redoubt audit runs/guard --threat Linf:0.1 --budget 10 --out audits/guard
+        redoubt audit zoo/cifar10-resnet20-pgd --threat Linf:8/255 --processes 2
     """
     started = time.perf_counter()
     if budget is not None and budget <= 0:
@@ -145,28 +159,57 @@ def audit(
 
     target = opened(limit)
     make_folder(out)
-    console = Console(stderr=True, highlight=False)
     if limit is None and len(target.x) > USUAL:
-        said = f"taking the first {USUAL} of {len(target.x)} images; --limit takes others"
-        console.print(said, soft_wrap=True)
+        _say(f"taking the first {USUAL} of {len(target.x)} images; --limit takes others")
         target = opened(USUAL)
-    console.print(f"looking at {target.name}, to say how long it will take", soft_wrap=True)
-    kinds = sort_images(target.model, target.x, target.y, ball, settings)
-    plan = _plan(target, ball, settings, kinds, budget, started)
-    for said in _announced(plan, kinds, target):
-        console.print(said, soft_wrap=True, markup=False)
+    if is_fellow():
+        plan = Plan.read(out / PLAN)
+    else:
+        plan = _planned(target, ball, settings, budget, started)
+        write_json(out / PLAN, asdict(plan))
     if plan.n < len(target.x):
         target = opened(plan.n)
+    with together(processes):
+        done, timings = _all_evaluated(target, ball, settings, plan, out)
+    if is_first_process():
+        _show(done, plan, timings, f"Audit of {target.name} under {ball}", out, json)
+
+
+def _say(line: str) -> None:
+    if not is_fellow():
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True, markup=False)
+
+
+def _planned(
+    target: Subject,
+    ball: ThreatModel,
+    settings: Settings,
+    budget: float | None,
+    started: float,
+) -> Plan:
+    """The plan, from what was tried, and said."""
+    if "WORLD_SIZE" in os.environ:
+        raise ValueError("an audit is started once; take --processes instead of torchrun")
+    _say(f"looking at {target.name}, to say how long it will take")
+    kinds = sort_images(target.model, target.x, target.y, ball, settings)
+    plan = _plan(target, ball, settings, kinds, budget, started)
+    for said in _announced(plan, kinds):
+        _say(said)
+    return plan
+
+
+def _all_evaluated(
+    target: Subject, ball: ThreatModel, settings: Settings, plan: Plan, out: Path
+) -> tuple[list[Evaluation], dict[str, float]]:
+    """The evaluations of all suites, and the seconds that they took."""
     began = time.perf_counter()
     done, timings = [], {}
     for suite in plan.suites:
         one = time.perf_counter()
         done.append(_evaluated(target, ball, settings, suite, out))
-        name = f"{target.name}, suite {suite} under {ball}"
-        timings[name] = time.perf_counter() - one
-    took = time.perf_counter() - began
-    timings |= {"estimated": plan.seconds, "taken": took}
-    _show(done, plan, timings, f"Audit of {target.name} under {ball}", out, json)
+        timings[f"{target.name}, suite {suite} under {ball}"] = time.perf_counter() - one
+    timings |= {"estimated": plan.seconds, "taken": time.perf_counter() - began}
+    return done, timings
 
 
 def _plan(
@@ -185,13 +228,13 @@ def _plan(
     ]
     suites = ("adaptive", *second[:1])
 
-    paces = {
-        s: pace(
-            target.model, kinds, ball, s, settings=settings, check=True, again=again,
-            curve=CURVE if s == "adaptive" else (),
-        )
-        for s in suites
-    }  # fmt: skip
+    def tried(suite: str) -> Pace:
+        return pace(
+            target.model, kinds, ball, suite, settings=settings, check=True, again=again,
+            curve=CURVE if suite == "adaptive" else (),
+        )  # fmt: skip
+
+    paces = {suite: tried(suite) for suite in suites}
     whole = sum(p.seconds(n) for p in paces.values())
     left = None if budget is None else 60 * budget - (time.perf_counter() - started)
     if left is None or whole <= left:
@@ -199,9 +242,7 @@ def _plan(
     fits, cut = images_within(left, list(paces.values()), n), []
     if fits < min(ENOUGH, n) and "lean" in second:
         paces.pop("standard", None)
-        paces["lean"] = pace(
-            target.model, kinds, ball, "lean", settings=settings, check=True, again=again, curve=()
-        )
+        paces["lean"] = tried("lean")
         left = 60 * (budget or 0) - (time.perf_counter() - started)
         fits, suites = images_within(left, list(paces.values()), n), ("adaptive", "lean")
         cut.append("the suite lean instead of standard")
@@ -211,7 +252,7 @@ def _plan(
     return Plan(suites, size, sum(p.seconds(size) for p in paces.values()), tuple(cut))
 
 
-def _announced(plan: Plan, kinds: Kinds, target: Subject) -> list[str]:
+def _announced(plan: Plan, kinds: Kinds) -> list[str]:
     said = [
         f"estimate: {_minutes(plan.seconds)} for {plan.n} images and the suites "
         f"{' and '.join(plan.suites)} ({kinds.standing:.0%} stand under a quick PGD)"

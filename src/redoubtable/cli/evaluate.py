@@ -37,6 +37,7 @@ from redoubtable.cli.subject import (
     Limit,
     Model,
     Precision,
+    Processes,
     Threat,
     Weights,
     subject,
@@ -85,9 +86,7 @@ def evaluate(
     damaged: Damaged = "refuse",
     download: Download = False,
     workers: Workers = 2,
-    processes: Annotated[
-        int, typer.Option(help="Processes of this machine that share the work.")
-    ] = 1,
+    processes: Processes = 1,
     device: Device = "auto",
     json: Json = False,
 ) -> None:

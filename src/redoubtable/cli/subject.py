@@ -48,6 +48,7 @@ Draws = Annotated[int, typer.Option(help="Answers per image of a random model.")
 Chunk = Annotated[int, typer.Option(help="Images per piece of work.")]
 BatchSize = Annotated[int, typer.Option(help="Network images per pass: bounds memory.")]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16, of the search only.")]
+Processes = Annotated[int, typer.Option(help="Processes of this machine that share the work.")]
 
 
 @dataclass(frozen=True)

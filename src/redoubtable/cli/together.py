@@ -13,6 +13,11 @@ import torch
 _FELLOW = "REDOUBT_FELLOW"
 
 
+def is_fellow() -> bool:
+    """Whether another process of `--processes` has started this one."""
+    return _FELLOW in os.environ
+
+
 @contextmanager
 def together(processes: int) -> Iterator[None]:
     """Run a block in this process, as the first of several that give the same command.
@@ -28,9 +33,9 @@ def together(processes: int) -> Iterator[None]:
     """
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, got {processes}")
-    if _FELLOW in os.environ:
+    if is_fellow():
         threading.Thread(target=_end_with_the_first, daemon=True).start()
-    if processes == 1 or _FELLOW in os.environ:
+    if processes == 1 or is_fellow():
         yield
         return
     if "WORLD_SIZE" in os.environ:
@@ -71,5 +76,6 @@ def _numbered(shared: dict[str, object], rank: int) -> dict[str, object]:
 
 def _end_with_the_first() -> None:
     """End this process when the one that started it does, however that ends."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # sys.stdin has a lock, which would spoil an ordinary end
+        pass
     os._exit(1)
