@@ -22,15 +22,15 @@ class L1(ThreatModel):
 
     def clip(self, delta: Tensor) -> Tensor:
         """Return the nearest change inside the ball (Duchi et al. 2008, figure 1)."""
-        eps = self.radius(delta)
         size = delta.flatten(1).abs()
-        outside = size.sum(1) > eps
+        outside = size.sum(1) > self.radius(delta)
         if not bool(outside.any()):
             return delta
+        eps = torch.minimum(self.radius(delta), size.sum(1))  # an infinite one has no threshold
         ranked = size.sort(dim=1, descending=True).values
         # The threshold is the last one at which the running mean of the excess stays below.
         count = torch.arange(1, size.shape[1] + 1, dtype=size.dtype, device=size.device)
-        excess = (ranked.cumsum(1) - eps[:, None].clamp_max(self.diameter(delta))) / count
+        excess = (ranked.cumsum(1) - eps[:, None]) / count
         last = (ranked > excess).sum(1, keepdim=True).clamp_min(1) - 1
         threshold = excess.gather(1, last).clamp_min(0) * outside[:, None]
         shrunk = delta.flatten(1).sign() * (size - threshold).clamp_min(0)

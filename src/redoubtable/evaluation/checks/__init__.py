@@ -5,16 +5,22 @@ After the checklist of Carlini et al. 2019 (arXiv:1902.06705, section 5), the fl
 arXiv:2106.09947). docs/checks/ has a page for each.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from redoubtable.evaluation.candidates import Bench, Candidate
 from redoubtable.evaluation.checks import effort, model, rivals, traces
 from redoubtable.evaluation.checks.case import Case, Finding
 from redoubtable.evaluation.checks.case import part_of as part_of
-from redoubtable.evaluation.plan import Plans
+from redoubtable.evaluation.environment import hardware
+from redoubtable.evaluation.journal import Arrays
+from redoubtable.evaluation.plan import Plans, registered
 from redoubtable.evaluation.turns import all_of
+from redoubtable.files import digest_source_files
 from redoubtable.threat import ThreatModel
 
 Check = Callable[[Case], Finding]
@@ -45,7 +51,7 @@ CHECKS: Mapping[str, Check] = {
 """In the order in which a reader would doubt."""
 
 _ON_THEIR_OWN = (model.__name__, traces.__name__)
-"""What these compute is in no journal, so they come last, when nothing can be in other hands."""
+"""What these compute is no chunk of an attack, so their findings are kept as they are."""
 
 
 def findings(
@@ -68,7 +74,34 @@ def findings(
         TakenError: other processes are at work on some of the images.
     """
     case = Case(bench, plans, candidates, threat, classes)
-    shared = [name for name, check in CHECKS.items() if check.__module__ not in _ON_THEIR_OWN]
-    found = dict(zip(shared, all_of(partial(CHECKS[n], case) for n in shared), strict=True))
-    found |= {name: CHECKS[name](case) for name in CHECKS if name not in found}
-    return [found[name].as_dict() for name in CHECKS]
+    # Chunks first: an interruption then costs one of them, and not a whole check.
+    order = sorted(CHECKS, key=lambda name: CHECKS[name].__module__ in _ON_THEIR_OWN)
+    found = dict(zip(order, all_of(partial(_found, case, name) for name in order), strict=True))
+    return [found[name] for name in CHECKS]
+
+
+def _found(case: Case, name: str) -> dict[str, Any]:
+    """A check's finding, out of the journal if it is there."""
+    check, bench = CHECKS[name], case.bench
+    attacks = [*case.plans.static, *case.plans.adaptive]
+    # The settings of a function that was given can't be named, so nothing of it is kept.
+    if check.__module__ not in _ON_THEIR_OWN or not all(map(registered, attacks)):
+        return check(case).as_dict()
+    key = {
+        "check": name,
+        "code": [bench.code, digest_source_files(check)],
+        "model": bench.digest,
+        "device": hardware(bench.device),
+        "data": bench.data.digests,
+        "attacks": [[b.text for b in view] for view in (case.plans.static, case.plans.adaptive)],
+        "cascade": case.plans.cascade,
+        "threat": case.threat.key,
+        "settings": vars(bench.settings),
+    }
+
+    def compute() -> Arrays:
+        text = json.dumps(check(case).as_dict())
+        return {"finding": np.frombuffer(text.encode(), dtype=np.uint8)}
+
+    found: dict[str, Any] = json.loads(bench.journal.cell(key, compute)["finding"].tobytes())
+    return found
