@@ -119,7 +119,7 @@ def test_verdicts_do_not_depend_on_the_batch_size(threat: ThreatModel) -> None:
 
 
 @pytest.mark.parametrize("name", ["deterministic", "random and abstaining"])
-@pytest.mark.parametrize("stop_at", [0, 1, 4, 9])
+@pytest.mark.parametrize("stop_at", [0, 4, 9])
 def test_an_interrupted_run_goes_on_to_the_same_record(
     name: str, stop_at: int, x: Tensor, y: Tensor, tmp_path: Path
 ) -> None:
