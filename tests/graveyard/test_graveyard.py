@@ -6,6 +6,7 @@ while a constant model and an adversarially trained one must not fall.
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ BROKEN = 0.03
 
 @cache
 def network() -> nn.Module:
-    return load_model("zoo/digits-cnn").eval()
+    return load_model(Path(__file__).parents[2] / "zoo" / "digits-cnn").eval()
 
 
 def brightness() -> nn.Module:

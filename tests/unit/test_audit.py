@@ -19,6 +19,7 @@ from redoubtable.evaluation.suites import SUITES, Line, Suite
 from redoubtable.threat import Linf
 
 N = 24
+ZOO = Path(__file__).parents[2] / "zoo"
 module = importlib.import_module("redoubtable.cli.audit")  # its name is also the command's
 
 
@@ -209,3 +210,23 @@ def test_an_audit_is_not_started_by_torchrun(
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2 and "--processes" in done.output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(["--budget", "nan"], "budget"), (["--processes", "0"], "processes")],
+)
+def test_bad_arguments_are_refused_before_anything_is_tried(
+    arguments: list[str], tmp_path: Path, wrong: list[str], said: str
+) -> None:
+    done = CliRunner().invoke(app, [*arguments, *wrong])
+    assert done.exit_code == 2 and said in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
+    for command in (["audit", "--threat", "Linf:0.1"], ["certify", "--n", "20"]):
+        words = [command[0], str(ZOO / "cifar10-resnet20-pgd"), *command[1:], "--data", "digits"]
+        done = CliRunner().invoke(app, [*words, "--limit", "4", "--out", str(tmp_path / "o")])
+        assert done.exit_code == 2, done.output
+        assert "does not take images of shape (1, 28, 28)" in done.output.replace("\n", " ")

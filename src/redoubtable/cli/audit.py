@@ -49,9 +49,10 @@ from redoubtable.cli.subject import (
 from redoubtable.cli.together import is_fellow, together
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
+from redoubtable.evaluation.candidates import classes_of
 from redoubtable.evaluation.estimate import Kinds, Pace, images_within, pace, sort_images
 from redoubtable.files import make_folder, read_json, write_json
-from redoubtable.parts import facts_of
+from redoubtable.parts import facts_of, in_eval_mode
 from redoubtable.reports import verdict, write_report
 from redoubtable.threat import ThreatModel, parse_threat
 
@@ -132,7 +133,9 @@ def audit(
         redoubt audit zoo/cifar10-resnet20-pgd --threat Linf:8/255 --processes 2
     """
     started = time.perf_counter()
-    if budget is not None and budget <= 0:
+    if processes < 1:
+        raise ValueError(f"`processes` must be at least 1, got {processes}")
+    if budget is not None and not budget > 0:
         raise ValueError(f"`budget` must be more than 0 minutes, got {budget:g}")
     ball = parse_threat(threat)
     settings = Settings(
@@ -190,6 +193,8 @@ def _planned(
     """The plan, from what was tried, and said."""
     if "WORLD_SIZE" in os.environ:
         raise ValueError("an audit is started once; take --processes instead of torchrun")
+    with in_eval_mode(target.model):
+        classes_of(target.model, target.x, target.y)  # refuses what can't be evaluated
     _say(f"looking at {target.name}, to say how long it will take")
     kinds = sort_images(target.model, target.x, target.y, ball, settings)
     plan = _plan(target, ball, settings, kinds, budget, started)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from redoubtable.attacks.rounding import round_to_8_bits
-from redoubtable.evaluation.chunks import Chunks
+from redoubtable.evaluation.chunks import Chunks, read
 from redoubtable.evaluation.environment import hardware
 from redoubtable.evaluation.journal import Arrays, Journal
 from redoubtable.evaluation.outcomes import Look, look
@@ -24,7 +24,7 @@ from redoubtable.parts import bare, facts_of
 from redoubtable.registry import settable
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
-from redoubtable.types import Images, Labels
+from redoubtable.types import Images, Labels, LazyImages, check_labels
 
 View = Literal["clean", "static", "adaptive"]
 KEPT_IMAGES = 12
@@ -297,6 +297,33 @@ class Bench:
         passes_per_image = max(1, self.settings.batch_size // self.facts.passes)
         with seeded(purpose, *name):
             return look(self.model, x, self.draws, passes_per_image, self.facts.abstains)
+
+
+def classes_of(model: nn.Module, x: LazyImages, y: Labels) -> int:
+    """Return how many classes a model has, a rejection not counted.
+
+    Raises:
+        ValueError: it does not take the images, its output is no (N, K), or the labels don't fit.
+    """
+    facts = facts_of(model)
+    # A model that compares the images of its batch may not take one alone.
+    one = read(x, slice(0, 1 + facts.batch_dependent))
+    device = device_of(model, one)
+    try:
+        with torch.no_grad(), seeded("classes"):
+            out = model(one.clone().to(device))
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"the model does not take images of shape {tuple(x.shape[1:])}: {first}; "
+            "use the data that it was trained for"
+        ) from None
+    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(one):
+        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ValueError(f"the model must give (N, K) logits, got {got} for one image")
+    classes = out.shape[1] - facts.abstains
+    check_labels(y, len(x), classes)
+    return classes
 
 
 def device_of(model: nn.Module, x: Images) -> torch.device:

@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from redoubtable.certification import ABSTAIN, CERTIFICATES, Certificate, best_bound, certify
-from redoubtable.evaluation.candidates import device_of
-from redoubtable.evaluation.chunks import Chunks, outline, read
+from redoubtable.evaluation.candidates import classes_of, device_of
+from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment, hardware
 from redoubtable.evaluation.progress import ticking
 from redoubtable.evaluation.runner import running
 from redoubtable.evaluation.summary import describe, save
 from redoubtable.files import digest_model, digest_package
 from redoubtable.parts import in_eval_mode
-from redoubtable.seeding import seeded
 from redoubtable.statistics import wilson
-from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
+from redoubtable.types import Images, Labels, LazyImages, check_lazy
 
 RADII = 5
 """How many radii the table has by default, from 0 to the largest that the samples could certify."""
@@ -101,7 +99,7 @@ def certified(
         running(folder, device) as runner,
         ticking(name, f"{bound.text} certificates", progress and runner.first) as ticker,
     ):
-        classes = _classes(model, x, y, device)
+        classes = classes_of(model, x, y)
         pieces, digest = Chunks(x, y, chunk), digest_model(model)
         code = digest_package(("cli", "reports", "training", "papers", "demo"))
         ticker.expect(len(pieces.starts))
@@ -162,14 +160,6 @@ def _table(radii: Sequence[float] | None, largest: float) -> list[float]:
     if not radii or any(not 0 <= r < float("inf") for r in radii):
         raise ValueError(f"`radii` must be finite and not negative, got {list(radii)}")
     return sorted(radii)
-
-
-def _classes(model: nn.Module, x: LazyImages, y: Labels, device: torch.device) -> int:
-    """How many classes the model has; also sees that the labels fit."""
-    with torch.no_grad(), seeded("classes"):
-        out = model(read(x, slice(0, 1)).to(device))
-    check_labels(y, len(x), out.shape[1])
-    return int(out.shape[1])
 
 
 def _numbers(arrays: Mapping[str, NDArray[Any]], table: Sequence[float]) -> dict[str, Any]:

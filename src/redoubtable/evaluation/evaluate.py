@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from redoubtable.evaluation import batch_settings, checks, curves, rates, summary
-from redoubtable.evaluation.candidates import Bench, Candidate, Settings, device_of
+from redoubtable.evaluation.candidates import Bench, Candidate, Settings, classes_of, device_of
 from redoubtable.evaluation.cascade import attack_all
-from redoubtable.evaluation.chunks import Chunks, outline, read
+from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.outcomes import defended
 from redoubtable.evaluation.plan import VIEWS, Choice, Plans, adaptive_plan, expand, static_plan
@@ -24,9 +24,8 @@ from redoubtable.evaluation.progress import Ticker, ticking
 from redoubtable.evaluation.runner import running
 from redoubtable.evaluation.turns import all_of
 from redoubtable.parts import facts_of, in_eval_mode, parts_of
-from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
-from redoubtable.types import Images, Labels, LazyImages, check_labels, check_lazy
+from redoubtable.types import Images, Labels, LazyImages, check_lazy
 
 SCHEMA = 1
 
@@ -164,7 +163,7 @@ def evaluate(
         running(folder, device_of(model, whole)) as runner,
         ticking(name, str(threat), progress and runner.first) as ticker,
     ):
-        classes = _classes(model, x, y, facts.abstains)
+        classes = classes_of(model, x, y)
         bench = Bench(model, Chunks(x, y, settings.chunk), settings, runner.journal, ticker.tick)
         runner.agree(bench)
         scores = rates.held_out_scores(bench, held_out)
@@ -253,28 +252,6 @@ def _check_radius(threat: ThreatModel, x: Images) -> None:
             f"{threat} allows any image in [0, 1] (distances end at "
             f"{threat.diameter(x):g}); did you mean {threat.name}:{largest:g}/255?"
         )
-
-
-def _classes(model: nn.Module, x: LazyImages, y: Labels, abstains: bool) -> int:
-    """How many classes the model has; also sees that it takes the images and the labels fit."""
-    # A model that compares the images of its batch may not take one alone.
-    one = read(x, slice(0, 1 + facts_of(model).batch_dependent))
-    device = device_of(model, one)
-    try:
-        with torch.no_grad(), seeded("classes"):
-            out = model(one.clone().to(device))
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(
-            f"the model does not take images of shape {tuple(x.shape[1:])}: {first}; "
-            "use the data that it was trained for"
-        ) from None
-    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(one):
-        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ValueError(f"the model must give (N, K) logits, got {got} for one image")
-    classes = out.shape[1] - abstains
-    check_labels(y, len(x), classes)
-    return classes
 
 
 def _expect(
