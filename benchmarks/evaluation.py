@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from attacks import shown_command
 from timing import rounds
 
 from redoubtable.evaluation import environment
@@ -71,6 +72,7 @@ def main() -> None:
     write_json(
         options.out,
         {
+            "command": shown_command("evaluation.py"),
             "model": options.model,
             "threat": options.threat,
             "attacks": ATTACKS,
