@@ -16,6 +16,11 @@ from redoubtable.types import Labels, Logits, Loss
 LOSSES: Registry[Loss] = Registry("loss")
 """Facts: `success`, positive exactly where the attack succeeded, so that candidates can be ranked
 by it; `abstains`, for models with a rejection only."""
+BETAS = (0.1, 1.0, 10.0)
+"""Weights of a detector's score beside confidence in the losses `evasion_hinge_BETA`."""
+SLACK = 0.1
+"""How far below its threshold those losses push a score, in its units: draws and rounding move it.
+"""
 Objective = Callable[[Logits, Tensor], Tensor]
 """(M, K) logits and the (M,) indices of their images to (M,) values that the attacker raises."""
 
@@ -90,6 +95,37 @@ def evasion_confidence(logits: Logits, y: Labels) -> Tensor:
     return _best_other(logits[:, :-1].log_softmax(1), y)
 
 
+def _hinged(beta: float) -> Loss:
+    """Return the loss `evasion_hinge_BETA`."""
+
+    def loss(logits: Logits, y: Labels) -> Tensor:
+        return _best_other(logits[:, :-1].log_softmax(1), y) - beta * _excess(logits)
+
+    loss.__doc__ = f"""Confidence in a wrong class, less {beta:g} x a score's excess.
+
+    max_{{i != y}} log p_i - beta max(0, s - tau + 0.1), of (N, K + 1) logits as `Rejecting` gives
+    them, whose last column is the largest log-probability plus the score s less the threshold tau.
+    A confident wrong answer is enough where the score is entropy; the excess helps where confidence
+    alone does not bring a score down, and is out of play once it is down.
+    """
+    return loss
+
+
+def _excess(logits: Logits) -> Tensor:
+    """How far a score is above the point a little below its threshold; 0 where it is not."""
+    return (logits[:, -1] - logits[:, :-1].amax(1) + SLACK).clamp_min(0)
+
+
+_HINGED = {
+    LOSSES.register(f"evasion_hinge_{beta:g}", success=False, abstains=True)(_hinged(beta)): beta
+    for beta in BETAS
+}
+
+
+def _hinged_to_target(beta: float) -> Callable[[Logits, Labels, Labels], Tensor]:
+    return lambda z, y, t: _own(z[:, :-1].log_softmax(1), t) - beta * _excess(z)
+
+
 def _dlr_to_target(logits: Logits, y: Labels, targets: Labels) -> Tensor:
     if logits.shape[1] < 4:
         raise ValueError(
@@ -108,6 +144,7 @@ _TARGETED: dict[Loss, Callable[[Logits, Labels, Labels], Tensor]] = {
     # To be taken for the target, an image must beat the rejection like any other class.
     evasion_margin: lambda z, y, t: -margin(z, t),
     evasion_confidence: lambda z, y, t: _own(z[:, :-1].log_softmax(1), t),
+    **{loss: _hinged_to_target(beta) for loss, beta in _HINGED.items()},
 }
 """What is raised towards a target, of logits, true labels and targets; where a loss is not here, it
 is minus the loss of the target."""

@@ -115,7 +115,7 @@ class Registry(Generic[T]):
         """
         name, _, rest = text.strip().partition(":")
         entry = self[name]
-        known = settable(entry.obj)
+        known = settable(entry.obj) | self._named(entry.obj)
         arguments: dict[str, Any] = {}
         for pair in filter(None, (p.strip() for p in rest.split(","))):
             key, equals, raw = pair.partition("=")
@@ -133,6 +133,13 @@ class Registry(Generic[T]):
             else:
                 arguments[key] = _read(raw.strip(), known[key], f"{name}:{key}")
         return Bound(entry, MappingProxyType(arguments), self.text(name, arguments))
+
+    def _named(self, obj: Any) -> dict[str, Any]:
+        """Parameters that text can set because a vocabulary has names for their values."""
+        if not self._vocabularies:
+            return {}
+        parameters = inspect.signature(obj).parameters
+        return {word: None for word in self._vocabularies if word in parameters}
 
     def text(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Return the canonical text of an entry with arguments."""

@@ -205,6 +205,9 @@ def random_models() -> dict[str, nn.Module]:
         "scaled": RandomScale(small_net()),
         "subsampled": nn.Sequential(Subsample(rate=0.5), small_net()),
         "vote": Vote(nn.Sequential(Subsample(rate=0.5), small_net()), draws=3),
+        "guarded vote": Rejecting(
+            Vote(nn.Sequential(Subsample(rate=0.5), small_net()), draws=2), Entropy(), 1.0
+        ),
     }
 
 

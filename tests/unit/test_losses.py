@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.losses import (
+    BETAS,
     LOSSES,
+    SLACK,
     aim,
     carlini_wagner,
     cross_entropy,
@@ -21,9 +24,10 @@ from redoubtable.losses import (
 )
 from redoubtable.registry import Entry
 from redoubtable.types import Loss
+from tests.networks import blobs, small_net
 
 every_loss = pytest.mark.parametrize("entry", list(LOSSES), ids=lambda e: e.name)
-ABSTAINING = {"evasion_margin", "evasion_confidence"}
+ABSTAINING = {entry.name for entry in LOSSES if entry.facts["abstains"]}
 """Losses of K + 1 logits with the rejection last."""
 
 
@@ -63,6 +67,42 @@ def test_hand_values_with_a_rejection() -> None:
     other = z.clone()
     other[0, 3] = 50.0
     assert evasion_confidence(other, torch.tensor([0])).item() == pytest.approx(3 - total)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_hand_values_with_a_score_above_its_threshold(beta: float) -> None:
+    """Log-probabilities of 0.2, 0.7, 0.1, whose score is 0.5 above, a little below, far below."""
+    log_p = torch.tensor([0.2, 0.7, 0.1], dtype=torch.float64).log()
+    loss = LOSSES[f"evasion_hinge_{beta:g}"].obj
+    for excess, counted in ((0.5, 0.6), (0.0, 0.1), (-0.04, 0.06), (-0.1, 0.0), (-3.0, 0.0)):
+        z = torch.cat([log_p, log_p.amax()[None] + excess])[None]
+
+        def of(label: int, target: int | None = None, z: Tensor = z) -> float:
+            goal = None if target is None else torch.tensor([target])
+            return aim(loss, torch.tensor([label]), goal)(z, torch.tensor([0])).item()
+
+        assert of(1) == pytest.approx(math.log(0.2) - beta * counted)
+        assert of(0) == pytest.approx(math.log(0.7) - beta * counted)
+        assert of(1, 2) == pytest.approx(math.log(0.1) - beta * counted)
+        assert of(2, 0) == pytest.approx(math.log(0.2) - beta * counted)
+
+
+def test_the_excess_is_that_of_the_entropy_behind_a_guard() -> None:
+    """What the loss takes off is the entropy less its threshold, by formulas of our own."""
+    net, x, y = small_net(), blobs(12), torch.arange(12) % 4
+    threshold = 0.9
+    guard = Rejecting(net, Entropy(), threshold)
+    with torch.no_grad():
+        p = net(x).softmax(1)
+        z = guard(x)
+    entropy = -(p * p.log()).sum(1)
+    assert bool((entropy > threshold).any())
+    assert bool((entropy < threshold - 0.1).any())
+    wrong = p.scatter(1, y[:, None], 0).amax(1).log()
+    for beta in BETAS:
+        off = wrong - LOSSES[f"evasion_hinge_{beta:g}"].obj(z, y)
+        expected = beta * (entropy - threshold + SLACK).clamp_min(0)
+        assert torch.allclose(off, expected, atol=beta * 2e-5)
 
 
 def test_the_difference_of_logits_ratio_ignores_scale_and_shift() -> None:

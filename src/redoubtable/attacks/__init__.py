@@ -29,5 +29,7 @@ from redoubtable.attacks.sparse_rs import sparse_rs as sparse_rs
 from redoubtable.attacks.spsa import spsa as spsa
 from redoubtable.attacks.square import square as square
 from redoubtable.attacks.surrogates import SURROGATES as SURROGATES
+from redoubtable.attacks.targets import TARGETS as TARGETS
+from redoubtable.attacks.targets import chosen as chosen
 from redoubtable.attacks.transfer import transfer as transfer
 from redoubtable.attacks.zoo import zoo as zoo

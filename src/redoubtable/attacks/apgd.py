@@ -67,7 +67,7 @@ def apgd(
     search = Search(model, x, y, targets, success, stop, batch_size)
     for _ in range(_checked(restarts)):
         climb(search, threat, aim(loss, y, targets), steps=steps, alpha=alpha, eot=eot)
-    return search.best
+    return search.strongest(eot)
 
 
 def climb(

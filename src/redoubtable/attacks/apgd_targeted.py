@@ -67,7 +67,7 @@ def apgd_targeted(
     for goal in aims(search, classes, eot, abstains):
         for _ in range(restarts):
             climb(search, threat, _towards(loss, y, goal), steps=steps, alpha=alpha, eot=eot)
-    return search.best
+    return search.strongest(eot)
 
 
 def _towards(loss: Loss, y: Labels, goal: Labels) -> Objective:

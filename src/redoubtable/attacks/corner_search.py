@@ -82,7 +82,7 @@ def corner_search(
             sets = sets.masked_fill(~used[:, None], -1)
             offer_best(search, rank, index, sets, _painter(x[index]), eot)
     legal = (pixels > 0).view(-1, 1, 1, 1)
-    return threat.project(torch.where(legal, search.best, x), x)
+    return threat.project(torch.where(legal, search.strongest(eot), x), x)
 
 
 def _sizes(most: int, steps: int) -> list[int]:

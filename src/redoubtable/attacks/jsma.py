@@ -80,7 +80,7 @@ def jsma(
     for goal in goals:
         saliency = _Saliency(search, goal, on, eot)
         _fill(search, saliency, threat, steps, theta, pairs)
-    return search.best
+    return search.strongest(eot)
 
 
 def _goals(search: Search, classes: int | None, eot: int) -> list[Labels]:

@@ -61,4 +61,4 @@ def l0_pgd(
         return ball.select(index).exchange(gradient, here, x[index])
 
     walk(search, x, aim(loss, y, targets), step, steps=steps, eot=eot)
-    return threat.project(search.best, x)
+    return threat.project(search.strongest(eot), x)

@@ -82,7 +82,7 @@ def lean(
             aimed = torch.zeros_like(answers) if aimed is None else aimed
             goal = _next_goal(answers, y, search.finished, aimed)
             aimed.scatter_add_(1, goal[:, None], torch.ones_like(aimed[:, :1]))
-    return search.best
+    return search.strongest(eot)
 
 
 def _climb(

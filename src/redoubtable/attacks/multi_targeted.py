@@ -76,4 +76,4 @@ def multi_targeted(
         )
         for _ in range(restarts):
             walk(search, threat.sample(search.x), objective, step, steps=steps, eot=eot)
-    return search.best
+    return search.strongest(eot)

@@ -73,7 +73,7 @@ def nes(
         index = search.open
         index = index[search.offer(index, x_adv[index], search.look(x_adv[index], eot))]
         if len(index) == 0:
-            return search.best
+            return search.strongest(eot)
         here, clean, ball = x_adv[index], search.x[index], threat.select(index)
         slope = estimate(search, index, here, objective, torch.randn_like, draws, sigma, eot)
         memory[index] = momentum * memory[index] + (1 - momentum) * slope
@@ -83,7 +83,7 @@ def nes(
     index = search.open
     if len(index):
         search.offer(index, x_adv[index], search.look(x_adv[index], eot))
-    return search.best
+    return search.strongest(eot)
 
 
 def estimates(queries: int, draws: int, sigma: float) -> int:

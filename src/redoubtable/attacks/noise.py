@@ -51,4 +51,4 @@ def noise(
         if len(index) == 0:
             break
         search.offer(index, images[index], search.look(images[index], eot))
-    return search.best
+    return search.strongest(eot)

@@ -87,7 +87,7 @@ def one_pixel(
         better = theirs > fitness
         parents = torch.where(better[:, :, None, None], children, parents)
         fitness = torch.where(better, theirs, fitness)
-    return threat.project(search.best, x)
+    return threat.project(search.strongest(eot), x)
 
 
 def _first(x: Images, population: int, pixels: int) -> Tensor:

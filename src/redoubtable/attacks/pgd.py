@@ -70,4 +70,4 @@ def pgd(
             momentum=momentum,
             eot=eot,
         )
-    return search.best
+    return search.strongest(eot)

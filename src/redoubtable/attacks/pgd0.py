@@ -79,4 +79,4 @@ def pgd0(
     for _ in range(restarts):
         noise = (2 * torch.rand_like(x) - 1 + x).clamp(0, 1)
         walk(search, ball.nearest(noise, x), aim(loss, y, targets), step, steps=steps, eot=eot)
-    return threat.project(search.best, x)
+    return threat.project(search.strongest(eot), x)

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import nn
 
 from redoubtable.attacks.surrogates import SURROGATES
+from redoubtable.attacks.targets import TARGETS
 from redoubtable.losses import LOSSES
 from redoubtable.registry import Registry
 from redoubtable.threat import ThreatModel
@@ -24,7 +25,8 @@ class Attack(Protocol):
 
 
 ATTACKS: Registry[Attack] = Registry(
-    "attack", {"loss": LOSSES, "success": LOSSES, "surrogates": SURROGATES}
+    "attack",
+    {"loss": LOSSES, "success": LOSSES, "surrogates": SURROGATES, "targets": TARGETS},
 )
 """Facts: `threats`, the norms an attack works under, and `access`, what it sees of the model:
 "gradient", "score", "label" or "transfer"; `minimal`, whether it looks for the smallest change

@@ -10,6 +10,10 @@ from redoubtable.threat import ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
 
 MOST_STEPS = 1_000_000
+RIVALS = 3
+"""On a random model how many images beside the best one are kept of each example."""
+FRESH = 3
+"""With how many times the draws they are looked at again in the end."""
 
 
 class Search:
@@ -20,6 +24,10 @@ class Search:
     on a random or batch-dependent model nothing finishes early, since one lucky draw decides
     nothing and a smaller batch would be another model. A success on a fast copy is confirmed on the
     exact model first.
+
+    On a random model the value of an image is that of some draws, and the largest of many such
+    values is a lucky one. So a few images of large value are kept beside the best one, and fresh
+    draws choose among them in the end.
 
     Args:
         model: what is attacked.
@@ -60,6 +68,9 @@ class Search:
         self._confirms = self._exact is not model
         self.stops = stop and not (facts.stochastic or facts.batch_dependent)
         self._rank = aim(success, y, targets)
+        self._rivals: list[tuple[Images, Tensor]] = []
+        if facts.stochastic:
+            self._rivals = [(x.clone(), self.value.clone()) for _ in range(RIVALS)]
 
     @property
     def open(self) -> Tensor:
@@ -85,11 +96,47 @@ class Search:
                 true = mean_logits(self._exact, candidates[claimed], batch_size=self.batch_size)
                 value = value.index_put((claimed,), self._rank(true, index[claimed]).to(value))
         better = value > self.value[index]
+        if self._rivals:
+            self._keep_beaten(index, candidates, value, better)
         self.best[index[better]] = candidates[better]
         self.value[index[better]] = value[better]
         if self.stops:
             self.finished[index[better & (value > 0)]] = True
         return ~self.finished[index]
+
+    def _keep_beaten(
+        self, index: Tensor, candidates: Images, value: Tensor, better: Tensor
+    ) -> None:
+        """Let the beaten ones of candidates and best images replace the weakest of the rivals."""
+        shape = (-1, *(1,) * (candidates.ndim - 1))
+        beaten = torch.where(better.view(shape), self.best[index], candidates)
+        its = torch.where(better, self.value[index], value)
+        weakest = torch.stack([values[index] for _, values in self._rivals]).argmin(0)
+        for slot, (images, values) in enumerate(self._rivals):
+            enters = (weakest == slot) & (its > values[index])
+            images[index[enters]] = beaten[enters]
+            values[index[enters]] = its[enters]
+
+    def strongest(self, eot: int) -> Images:
+        """Return what was found: (N, C, H, W), of each example the strongest image.
+
+        On a random model the best images and their rivals are all looked at again first.
+
+        Args:
+            eot: random draws that the values so far are means over.
+        """
+        if not self._rivals:
+            return self.best
+        everyone = torch.arange(len(self.x), device=self.x.device)
+        kept = [(self.best, self.value), *self._rivals]
+        values = [
+            self._rank(self.look(images, FRESH * eot), everyone).masked_fill(
+                ~old.isfinite(), -torch.inf
+            )
+            for images, old in kept
+        ]
+        chosen = torch.stack(values).argmax(0)
+        return torch.stack([images for images, _ in kept])[chosen, everyone]
 
     def revalue(self, index: Tensor, logits: Logits) -> None:
         """Give the (M,) examples' strongest images the values of a new look at them, (M, K).

@@ -72,7 +72,7 @@ def sparse_rs(
 
     start = _place(x, x, torch.rand_like(x[:, 0]).flatten(1), pixels, int(most))
     random_search(search, start, propose, queries, eot)
-    return threat.project(search.best, x)
+    return threat.project(search.strongest(eot), x)
 
 
 def _divisor(spent: float) -> int:

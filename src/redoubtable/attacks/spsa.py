@@ -67,7 +67,7 @@ def spsa(
         index = search.open
         index = index[search.offer(index, x_adv[index], search.look(x_adv[index], eot))]
         if len(index) == 0:
-            return search.best
+            return search.strongest(eot)
         here = x_adv[index]
         slope = estimate(search, index, here, objective, _corners, draws, sigma, eot)
         mean[index] = 0.9 * mean[index] + 0.1 * slope
@@ -78,7 +78,7 @@ def spsa(
     index = search.open
     if len(index):
         search.offer(index, x_adv[index], search.look(x_adv[index], eot))
-    return search.best
+    return search.strongest(eot)
 
 
 def _corners(like: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def square(
 
     start = moves.start(x, threat)
     random_search(search, start, propose, queries, eot)
-    return threat.project(search.best, x)
+    return threat.project(search.strongest(eot), x)
 
 
 def _side(alpha: float, spent: float, least: int, x: Images) -> int:

@@ -65,7 +65,7 @@ def transfer(
     search.climb(
         search.x, threat, loss, steps=steps, step_size=step_size, momentum=momentum, eot=eot
     )
-    return search.best
+    return search.strongest(eot)
 
 
 class _Mean(nn.Module):

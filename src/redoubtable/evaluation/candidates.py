@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from redoubtable.attacks import chosen
 from redoubtable.attacks.rounding import round_to_8_bits
 from redoubtable.evaluation.chunks import Chunks, read
 from redoubtable.evaluation.environment import hardware
@@ -182,7 +183,8 @@ class Bench:
             passes = facts_of(target).passes
             if "batch_size" in takes:
                 arguments.setdefault("batch_size", max(1, self.settings.batch_size // passes))
-            return bound.entry.obj(target, x, y, ball or threat, **arguments)
+            given = chosen(arguments, target, x, y)
+            return bound.entry.obj(target, x, y, ball or threat, **given)
 
         return self._candidate(view, bound, threat, run, fallen)
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from redoubtable.attacks import ATTACKS, SURROGATES, Attack, check_threat
 from redoubtable.evaluation.suites import SUITES
+from redoubtable.losses import LOSSES
 from redoubtable.models import load_model
 from redoubtable.parts import PLAIN, Facts, facts_of, parts_of
 from redoubtable.registry import Bound, Entry, settable
@@ -135,11 +136,12 @@ def static_plan(attacks: Sequence[str | BoundAttack], threat: ThreatModel) -> li
     """Return attacks on the bare model, as written but for `stop`.
 
     An image that just crosses the bare model's boundary says nothing of the defended one, so a
-    static attack takes all of its steps unless it says otherwise.
+    static attack takes all of its steps unless it says otherwise. It has no rejection either: an
+    attack whose losses need one has its own losses in their place.
     """
     plan = {}
     for text in attacks:
-        bound = _bind(text, threat)
+        bound = _without_rejection(_bind(text, threat))
         if settable(bound.entry.obj).get("stop") is bool and "stop" not in bound.arguments:
             bound = _with(bound, {"stop": "False"})
         plan[bound.text] = bound
@@ -189,6 +191,16 @@ def _with(bound: BoundAttack, words: Mapping[str, str]) -> BoundAttack:
         return bound
     new = ",".join(f"{k}={v}" for k, v in words.items())
     return ATTACKS.bind(bound.text + ("," if ":" in bound.text else ":") + new)
+
+
+def _without_rejection(bound: BoundAttack) -> BoundAttack:
+    """The attack less the losses that only a model with a rejection has a use for."""
+    names = {k: LOSSES.name_of(bound.arguments.get(k)) for k in ("loss", "success")}
+    gone = {k for k, name in names.items() if name and LOSSES[name].facts["abstains"]}
+    if not gone:
+        return bound
+    left = {k: v for k, v in bound.arguments.items() if k not in gone}
+    return replace(bound, arguments=left, text=ATTACKS.text(bound.entry.name, left))
 
 
 def _only(objective: str, key: str) -> str:

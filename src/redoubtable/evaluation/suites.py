@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from redoubtable.losses import BETAS
 from redoubtable.parts import Facts
 from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
 
@@ -51,11 +52,29 @@ def _gradients_may_lie(facts: Facts) -> bool:
     A random model whose parts have true derivatives is left to averaged gradients: a search by
     averaged answers would cost many times as much and find less.
     """
-    return not (facts.stochastic and facts.differentiable)
+    return facts.stochastic and facts.differentiable
 
 
-_LOSSES_OF_DROPPING = ("cross_entropy", "carlini_wagner")
-_DROPPING = "pgd:eot=10,loss={},momentum=0,steps=40,step_size={}"
+def _dropping(step: str, step_l2: str) -> tuple[Line, ...]:
+    """The paper's {CE, CW} x {misclassification, targeted} at the steps of a data set."""
+    kinds = [
+        f"loss={loss}{targets}"
+        for targets in ("", ",targets=random", ",targets=runner_up")
+        for loss in ("cross_entropy", "carlini_wagner")
+    ]
+    pgd = "pgd:eot=10,{},momentum=0,steps=40,step_size={}"
+    return (
+        *(Line(pgd.format(kind, step), (Linf,)) for kind in kinds),
+        *(Line(pgd.format(kind, step_l2), (L2,)) for kind in kinds),
+        *(Line(f"l0_pgd:eot=10,{kind},steps=60", (L0,)) for kind in kinds),
+    )
+
+
+def _abstains(facts: Facts) -> bool:
+    return facts.abstains
+
+
+_HINGES = [f"loss=evasion_hinge_{beta:g}" for beta in BETAS]
 
 SUITES: Mapping[str, Suite] = {
     "quick": Suite((Line("fgsm"), Line("pgd:steps=10")), False, "A first look."),
@@ -96,11 +115,24 @@ SUITES: Mapping[str, Suite] = {
     ),
     "dropping-pixels": Suite(
         (
-            *(Line(_DROPPING.format(loss, "1/255"), (Linf,)) for loss in _LOSSES_OF_DROPPING),
-            *(Line(_DROPPING.format(loss, "8/255"), (L2,)) for loss in _LOSSES_OF_DROPPING),
-            *(Line(f"l0_pgd:eot=10,loss={loss},steps=60", (L0,)) for loss in _LOSSES_OF_DROPPING),
+            Line("pgd:steps=40", (Linf, L2)),
+            *(Line(f"pgd:{loss},steps=40", (Linf, L2), _abstains) for loss in _HINGES),
+            Line("multi_targeted:classes=3,steps=20", (Linf, L2)),
+            Line("square:queries=200", (Linf, L2)),
+            Line("l0_pgd:steps=60", (L0,)),
+            *(Line(f"l0_pgd:{loss},steps=60", (L0,), _abstains) for loss in _HINGES),
+            Line("pgd0:restarts=2", (L0,)),
+            Line("sparse_rs:queries=200", (L0,)),
         ),
         False,
+        _dropping("1/255", "8/255"),
+        False,
+        "Hosseini et al. 2019 (arXiv:1905.00180) on CIFAR-10: gradients over ten masks.",
+    ),
+    "dropping-pixels-gtsrb": Suite(
+        _dropping("2/255", "16/255"), False, "The same on GTSRB, with twice the steps' length."
+    ),
+    "dropping-pixels-adaptive": Suite(
         "Hosseini et al. 2019 (arXiv:1905.00180) on CIFAR-10: gradients over ten masks.",
     ),
     "defendr": Suite(

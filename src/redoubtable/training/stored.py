@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from redoubtable.attacks import ATTACKS, check_threat
+from redoubtable.attacks import ATTACKS, check_threat, chosen
 from redoubtable.data import ImageSet, open_mapped, to_unit
 from redoubtable.files import digest_code, digest_model, locked, make_folder, read_json, write_json
 from redoubtable.parts import in_eval_mode
@@ -227,7 +227,8 @@ def _attack_all(
         with seeded("store", seed, attack.text, k):
             answer = _answer(model, x)
             left_class = y if label == "true" else answer
-            x_adv = attack.entry.obj(model, x, left_class, threat, **attack.arguments)
+            arguments = chosen(attack.arguments, model, x, left_class)
+            x_adv = attack.entry.obj(model, x, left_class, threat, **arguments)
             stored = to_8_bit(x_adv, x, threat)
             after = _answer(model, to_unit(stored))
         rows = stored.cpu().permute(0, 2, 3, 1).contiguous().numpy()

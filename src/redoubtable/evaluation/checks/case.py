@@ -120,7 +120,10 @@ class Case:
     def leader(self) -> BoundAttack | None:
         """The gradient attack that takes steps and leaves the least, or None."""
         steps = [b for b in strongest(self.effort) if follows_gradients(b)]
-        able = [b for b in steps if "steps" in settable(b.entry.obj)]
+        # Of a targeted attack each image has an objective of its own.
+        able = [
+            b for b in steps if "steps" in settable(b.entry.obj) and "targets" not in b.arguments
+        ]
         left = [self.shares([self.of(b)]).mean() for b in able]
         return able[int(np.argmin(left))] if able else None
 

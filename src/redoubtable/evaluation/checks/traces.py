@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from redoubtable.attacks import chosen
 from redoubtable.evaluation.checks.case import Case, Finding, verdict
 from redoubtable.evaluation.outcomes import defended, look
 from redoubtable.evaluation.plan import BoundAttack
@@ -64,6 +65,7 @@ def _trace(case: Case, attack: BoundAttack, number: int) -> Trace:
         arguments.setdefault("batch_size", settings.batch_size)
     ball = case.threat.select(torch.tensor([number], device=device))
     with seeded("trace", settings.seed, number):
+        arguments = chosen(arguments, case.bench.model, x, y)
         returned = attack.entry.obj(copy, x.clone(), y.clone(), ball, **arguments)
     images = torch.cat([images.detach() for images, _ in shown] or [x[:0]])
     passes = 2 * len(images) * case.bench.facts.passes
@@ -73,8 +75,9 @@ def _trace(case: Case, attack: BoundAttack, number: int) -> Trace:
         return Trace(np.zeros(0), False, passes)
     images, outs = images[legal], torch.cat([out.detach() for _, out in shown])[legal]
     own = margin if not case.bench.facts.abstains else evasion_margin
+    targets = arguments.get("targets")
     values, rank = (
-        aim(arguments.get(word, default), y.expand(len(images)), None)(outs, alike[legal] * 0)
+        aim(arguments.get(word, default), y, targets)(outs, alike[legal] * 0)
         for word, default in (("loss", cross_entropy), ("success", own))
     )
     best = int(rank.argmax())

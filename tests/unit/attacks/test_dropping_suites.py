@@ -1,0 +1,88 @@
+"""The suites against random subsampling: whom they aim at, and that each line runs and is legal."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redoubtable.attacks import ATTACKS
+from redoubtable.defenses import Subsample, Vote
+from redoubtable.detectors import Entropy, Rejecting
+from redoubtable.evaluation import Settings, evaluate
+from redoubtable.evaluation.plan import adaptive_plan, expand, static_plan
+from redoubtable.losses import LOSSES
+from redoubtable.parts import facts_of
+from redoubtable.threat import L0, L2, Linf, ThreatModel
+from tests.networks import blobs, small_net
+
+SUBSAMPLED = nn.Sequential(Subsample(rate=0.5), small_net())
+MODES: dict[str, nn.Module] = {
+    "single": SUBSAMPLED,
+    "single+reject": Rejecting(SUBSAMPLED, Entropy(), 1.0),
+    "vote": Vote(SUBSAMPLED, draws=3),
+    "vote+reject": Rejecting(Vote(SUBSAMPLED, draws=3), Entropy(), 1.0),
+}
+THREATS = (Linf(0.1), L2(0.8), L0(5.0))
+every_threat = pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.name)
+every_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@every_threat
+@pytest.mark.parametrize("suite", ["dropping-pixels", "dropping-pixels-gtsrb"])
+def test_the_papers_attacks_are_two_losses_towards_and_away(
+    suite: str, threat: ThreatModel
+) -> None:
+    bounds, cascade = expand(suite, threat)
+    assert not cascade
+    names = {(LOSSES.name_of(b.arguments["loss"]), b.arguments.get("targets")) for b in bounds}
+    targets = {None, *(ATTACKS.bind(f"pgd:targets={w}").arguments["targets"] for w in TARGETED)}
+    assert names == {(loss, t) for loss in ("cross_entropy", "carlini_wagner") for t in targets}
+    assert len(bounds) == 6
+    scale = 2 if suite.endswith("gtsrb") else 1
+    step = {"Linf": scale / 255, "L2": 8 * scale / 255, "L0": None}[threat.name]
+    steps = 60 if threat.name == "L0" else 40
+    for bound in bounds:
+        assert bound.arguments["eot"] == 10
+        assert bound.arguments["steps"] == steps
+        assert bound.arguments.get("step_size") == step
+        assert bound.arguments.get("momentum", 0) == 0
+
+
+TARGETED = ("random", "runner_up")
+
+
+def test_static_attacks_leave_losses_of_a_rejection_out() -> None:
+    hinge = "pgd:loss=evasion_hinge_1,steps=3,success=evasion_margin"
+    assert [b.text for b in static_plan([hinge], Linf(0.1))] == ["pgd:steps=3,stop=False"]
+    # Those that differ in such a loss alone are one attack on the bare model.
+    both = [hinge, hinge.replace("hinge_1", "margin"), "pgd:loss=margin,steps=3"]
+    assert [b.text for b in static_plan(both, Linf(0.1))] == [
+        "pgd:steps=3,stop=False",
+        "pgd:loss=margin,steps=3,stop=False",
+    ]
+    plan = adaptive_plan(MODES["vote+reject"], [hinge], Linf(0.1))
+    assert [LOSSES.name_of(b.arguments["loss"]) for b in plan] == ["evasion_hinge_1"]
+
+
+@every_threat
+@every_mode
+def test_every_line_runs_and_is_legal(mode: str, threat: ThreatModel, x: Tensor) -> None:
+    """The evaluation refuses what is illegal; budgets are cut to what a test can pay."""
+    model, few = MODES[mode], blobs(3)
+    with torch.no_grad():
+        y = small_net()(few).argmax(1)
+    bounds, _ = expand("dropping-pixels-adaptive", threat, facts_of(model))
+    assert len(bounds) >= 3
+    cheap = {"steps": 2, "queries": 12, "restarts": 1, "draws": 5, "population": 5}
+    texts = [
+        ATTACKS.text(
+            b.entry.name,
+            {**b.arguments, **{k: v for k, v in cheap.items() if k in b.entry.obj.__kwdefaults__}},  # type: ignore[attr-defined]
+        )
+        for b in bounds
+    ]
+    e = evaluate(
+        model, few, y, threat, texts, curve=(), check=False, settings=Settings(draws=3, keep=0)
+    )
+    assert {r["view"] for r in e.record["rows"]} == {"static", "adaptive"}
+    rows = [r["attack"] for r in e.record["rows"] if r["view"] == "adaptive"]
+    assert all("evasion_margin" in r for r in rows) == mode.endswith("reject")
