@@ -99,6 +99,26 @@ def share_of_draws(
     return Proportion(share, n, *_score_interval(share, effective, confidence))
 
 
+def mean_share(values: ArrayLike, confidence: float = 0.95) -> Proportion:
+    """Return the mean of one share per example with Student's interval (1908), cut to [0, 1].
+
+    Args:
+        values: (N,) shares in [0, 1]; of a single one the interval is all of [0, 1].
+        confidence: coverage.
+
+    Raises:
+        ValueError: there are none, or one leaves [0, 1].
+    """
+    v = np.asarray(values, dtype=float)
+    if v.ndim != 1 or not len(v) or not bool(((v >= 0) & (v <= 1)).all()):
+        raise ValueError(f"a mean share needs one or more values in [0, 1], got {v.tolist()}")
+    mean, n = min(float(v.mean()), 1.0), len(v)
+    if n == 1:
+        return Proportion(mean, 1, 0.0, 1.0)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * v.std(ddof=1)) / math.sqrt(n)
+    return Proportion(mean, n, max(0.0, mean - half), min(1.0, mean + half))
+
+
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> Proportion:
     """Return a share with its exact two-sided interval (Clopper & Pearson 1934)."""
     _check(hits, n, confidence)

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from redoubtable.statistics import auc, clopper_pearson, lower_bound, mcnemar, wilson
+from redoubtable.statistics import (
+    auc,
+    clopper_pearson,
+    lower_bound,
+    mcnemar,
+    mean_share,
+    wilson,
+)
 
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -208,3 +215,24 @@ def test_area_interval_covers() -> None:
 def test_area_needs_finite_scores_of_both(negatives: list[float], positives: list[float]) -> None:
     with pytest.raises(ValueError):
         auc(negatives, positives)
+
+
+def test_the_mean_of_shares_by_hand() -> None:
+    got = mean_share([0.5, 0.6, 0.7])
+    half = 4.302653 * 0.1 / math.sqrt(3)  # Student's t with 2 degrees of freedom
+    assert (got.value, got.low, got.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half), abs=1e-6)
+    assert got.n == 3
+    assert mean_share([0.5, 0.6, 0.7], 0.5).high < got.high
+    alone = mean_share([0.3])
+    assert (alone.value, alone.n, alone.low, alone.high) == (0.3, 1, 0.0, 1.0)
+    cut = mean_share([0.0, 0.0, 1.0])
+    assert cut.low == 0 and mean_share([1.0, 0.9]).high == 1
+    for bad in ([], [1.1], [-0.1, 0.5], [math.nan], [[0.5]]):
+        with pytest.raises(ValueError, match="a mean share needs"):
+            mean_share(bad)
+
+
+def test_the_interval_of_a_mean_share_covers() -> None:
+    rng = np.random.default_rng(5)
+    found = [mean_share(rng.beta(2, 6, 40)) for _ in range(1000)]
+    assert 930 <= sum(f.low <= 0.25 <= f.high for f in found) <= 970
