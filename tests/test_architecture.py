@@ -17,7 +17,7 @@ TEST_FILES = sorted(TESTS.rglob("*.py"))
 LAYERS = (
     ("types", "version"),
     ("registry", "seeding", "files", "parts", "processes"),
-    ("threat", "losses", "statistics"),
+    ("threat", "losses", "statistics", "masks"),
     ("gradients",),
     ("saliency",),
     ("models", "data", "attacks", "defenses", "detectors", "certification", "explanations"),

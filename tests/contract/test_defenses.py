@@ -40,9 +40,9 @@ def variants(entry: Entry[Any]) -> Iterator[dict[str, Any]]:
         arguments = dict(zip(choices, values, strict=True))
         if "draws" in settable(entry.obj):
             arguments["draws"] = 3
-        if "rate" in settable(entry.obj):
-            arguments["rate"] = 0.4
-        yield arguments
+        laws = {"rate": 0.4, "keep": 30}  # of masks: one or the other
+        for law in [{k: v} for k, v in laws.items() if k in settable(entry.obj)] or [{}]:
+            yield arguments | law
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def cases() -> Iterator[Any]:
         for entry in DEFENSES:
             for arguments in variants(entry):
                 words = [str(v) for v in arguments.values() if isinstance(v, str)]
+                words += [k for k in arguments if k == "keep"]
                 name = "-".join([entry.name, *words, inner])
 
                 def make(

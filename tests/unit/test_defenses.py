@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from redoubtable.defenses import InputTransform, Subsample, Vote, subsample
+from redoubtable.defenses import DEFENSES, InputTransform, Subsample, Vote, subsample
 from redoubtable.defenses.subsampling import uniform_rates
 from redoubtable.parts import bare, facts_of
 from redoubtable.seeding import seeded
@@ -96,7 +96,7 @@ def test_as_many_rates_as_images() -> None:
 
 def test_unknown_granularity_is_refused() -> None:
     with pytest.raises(ValueError, match="granularity"):
-        Subsample(granularity="block")  # type: ignore[arg-type]
+        Subsample(0.9, granularity="block")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,45 @@ def test_it_is_random_only_between_nothing_and_all(rate: float, random: bool) ->
     part, x = Subsample(rate=rate), blobs(4)
     assert part.facts.stochastic is random
     assert (not torch.equal(part(x), part(x))) is random
+
+
+@pytest.mark.parametrize(
+    ("keep", "granularity", "random"),
+    [(0, "pixel", False), (1, "pixel", True), (63, "pixel", True), (191, "element", True)],
+)
+def test_with_a_number_that_is_kept_it_is_as_random_as_it_says(
+    keep: int, granularity: str, random: bool
+) -> None:
+    part, x = Subsample(keep=keep, granularity=granularity), grey_free(4, 3, 8)  # type: ignore[arg-type]
+    assert part.facts.stochastic is random
+    looks = [part(x) for _ in range(20)]
+    assert any(not torch.equal(looks[0], look) for look in looks) is random
+    kept = looks[0] != 0.5
+    assert (kept.any(1) if granularity == "pixel" else kept).flatten(1).sum(1).tolist() == [
+        keep
+    ] * 4
+
+
+@pytest.mark.parametrize(("granularity", "places"), [("pixel", 64), ("element", 192)])
+def test_keeping_all_is_no_defense(granularity: str, places: int) -> None:
+    x = grey_free(2, 3, 8)
+    with pytest.raises(ValueError, match=f"leaves nothing to drop of {places} places"):
+        Subsample(keep=places, granularity=granularity)(x)  # type: ignore[arg-type]
+    assert torch.equal(subsample(x, granularity=granularity, keep=places), x)  # type: ignore[arg-type]
+
+
+def test_one_of_rate_and_keep_is_given() -> None:
+    for arguments in ({}, {"rate": 0.5, "keep": 3}):
+        with pytest.raises(ValueError, match="give `rate`"):
+            Subsample(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="give `rate`"):
+            subsample(blobs(2), **arguments)  # type: ignore[arg-type]
+
+
+def test_settings_are_shown_and_read_from_text() -> None:
+    bound = DEFENSES.bind("subsample:keep=75,granularity=pixel")
+    assert repr(bound.entry.obj(**bound.arguments)) == "Subsample(keep=75, granularity='pixel')"
+    assert repr(Subsample(0.9)) == "Subsample(rate=0.9, granularity='element')"
 
 
 def test_the_module_takes_its_settings() -> None:

@@ -131,7 +131,7 @@ def test_other_preprocessing_stays_in_the_bare_model() -> None:
 
 
 def test_a_part_asks_for_no_special_objective_by_default() -> None:
-    assert Subsample().objectives() == ()
+    assert Subsample(0.9).objectives() == ()
 
 
 def test_eval_mode_ends_with_the_block_and_modes_come_back_also_after_an_error() -> None:

@@ -1,22 +1,25 @@
 """Random pixel subsampling (Hosseini, Kannan & Poovendran 2019, arXiv:1905.00180)."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from redoubtable.defenses.registry import DEFENSES
 from redoubtable.defenses.transforms import InputTransform
+from redoubtable.masks import GREY, check_law, random_mask
+from redoubtable.masks import Granularity as Granularity
+from redoubtable.masks import check_rate as check_rate
 from redoubtable.parts import Facts
 from redoubtable.types import Images
 
-Granularity = Literal["element", "pixel"]
-GREY = 0.5
-"""What a dropped value becomes: the 0 of the paper's [-1, 1] scale."""
 
-
-def subsample(x: Images, rate: float | Tensor, granularity: Granularity = "element") -> Images:
-    """Return images in which each value is kept with probability 1 - rate and else is grey.
+def subsample(
+    x: Images,
+    rate: float | Tensor | None = None,
+    granularity: Granularity = "element",
+    *,
+    keep: int | None = None,
+) -> Images:
+    """Return images in which random values are kept and all others are grey.
 
     Section 2 of the paper: X' = M * X on the [-1, 1] scale, which in [0, 1] leaves 0.5 where M is
     0. The kept values are not scaled up; this is no dropout. Every call draws a fresh mask.
@@ -26,25 +29,14 @@ def subsample(x: Images, rate: float | Tensor, granularity: Granularity = "eleme
         rate: drop rate in [0, 1]; a float, or (N,) with one per image.
         granularity: "element" draws for every channel of every pixel (the paper's formula), "pixel"
             once for all channels of a pixel (its words).
+        keep: instead of a rate, how many values or pixels of each image are kept (Levine & Feizi
+            2020, arXiv:1911.09272).
 
     Raises:
-        ValueError: the rate leaves [0, 1] or is not one per image.
+        ValueError: not exactly one of `rate` and `keep` is given, the rate leaves [0, 1] or is not
+            one per image, or the image has fewer places than `keep`.
     """
-    if isinstance(rate, Tensor):
-        if rate.shape != (len(x),) or not bool(((rate >= 0) & (rate <= 1)).all()):
-            raise ValueError(f"`rate` must be ({len(x)},) and in [0, 1], got {rate}")
-        rate = rate.to(x).view(-1, 1, 1, 1)
-    else:
-        check_rate(rate)
-    shape = x.shape if granularity == "element" else x[:, :1].shape
-    kept = torch.rand(shape, dtype=x.dtype, device=x.device) >= rate
-    return torch.where(kept, x, GREY)
-
-
-def check_rate(rate: float) -> None:
-    """Refuse a drop rate outside [0, 1]."""
-    if not 0 <= rate <= 1:
-        raise ValueError(f"`rate` is the share of dropped pixels, in [0, 1]; got {rate}")
+    return torch.where(random_mask(x, rate, granularity, keep), x, GREY)
 
 
 @DEFENSES.register("subsample", form="transform", paper="Hosseini et al. 2019")
@@ -61,21 +53,26 @@ class Subsample(InputTransform):
     Args:
         rate: drop rate in [0, 1].
         granularity: "element" or "pixel", see `subsample`.
+        keep: instead of a rate, how many values or pixels are kept, fewer than an image has.
     """
 
-    def __init__(self, rate: float = 0.9, granularity: Granularity = "element") -> None:
+    def __init__(
+        self,
+        rate: float | None = None,
+        granularity: Granularity = "element",
+        keep: int | None = None,
+    ) -> None:
         super().__init__()
-        check_rate(rate)
-        if granularity not in ("element", "pixel"):
-            raise ValueError(f"`granularity` must be 'element' or 'pixel', got {granularity!r}")
+        check_law(rate, granularity, keep)
         self.rate = rate
         self.granularity: Granularity = granularity
+        self.keep = keep
 
     @property
     def facts(self) -> Facts:
         """State a random mask; it is constant in the image, so autograd's derivative is true."""
         return Facts(
-            stochastic=0 < self.rate < 1,
+            stochastic=self.keep > 0 if self.keep is not None else self.rate not in (0, 1),
             differentiable=True,
             batch_dependent=False,
             abstains=False,
@@ -83,12 +80,24 @@ class Subsample(InputTransform):
         )
 
     def transform(self, x: Images) -> Images:
-        """Return `x` under a fresh mask."""
-        return subsample(x, self.rate, self.granularity)
+        """Return `x` under a fresh mask.
+
+        Raises:
+            ValueError: the image has no more places than are kept; nothing would be random then,
+                which the facts deny.
+        """
+        places = x.shape[1 if self.granularity == "element" else 2 :].numel()
+        if self.keep is not None and self.keep >= places:
+            raise ValueError(
+                f"`keep`={self.keep} leaves nothing to drop of {places} places; keep fewer, or "
+                f"leave the subsampling out"
+            )
+        return subsample(x, self.rate, self.granularity, keep=self.keep)
 
     def extra_repr(self) -> str:
         """Show the settings."""
-        return f"rate={self.rate}, granularity={self.granularity!r}"
+        law = f"rate={self.rate}" if self.keep is None else f"keep={self.keep}"
+        return f"{law}, granularity={self.granularity!r}"
 
 
 def uniform_rates(x: Images) -> Tensor:
