@@ -52,7 +52,7 @@ def _gradients_may_lie(facts: Facts) -> bool:
     A random model whose parts have true derivatives is left to averaged gradients: a search by
     averaged answers would cost many times as much and find less.
     """
-    return facts.stochastic and facts.differentiable
+    return not (facts.stochastic and facts.differentiable)
 
 
 def _dropping(step: str, step_l2: str) -> tuple[Line, ...]:
