@@ -114,6 +114,14 @@ SUITES: Mapping[str, Suite] = {
         "Nearly the verdict of standard for a fraction of its passes (after Liu et al. 2022).",
     ),
     "dropping-pixels": Suite(
+        _dropping("1/255", "8/255"),
+        False,
+        "Hosseini et al. 2019 (arXiv:1905.00180) on CIFAR-10: gradients over ten masks.",
+    ),
+    "dropping-pixels-gtsrb": Suite(
+        _dropping("2/255", "16/255"), False, "The same on GTSRB, with twice the steps' length."
+    ),
+    "dropping-pixels-adaptive": Suite(
         (
             Line("pgd:steps=40", (Linf, L2)),
             *(Line(f"pgd:{loss},steps=40", (Linf, L2), _abstains) for loss in _HINGES),
@@ -125,15 +133,7 @@ SUITES: Mapping[str, Suite] = {
             Line("sparse_rs:queries=200", (L0,)),
         ),
         False,
-        _dropping("1/255", "8/255"),
-        False,
-        "Hosseini et al. 2019 (arXiv:1905.00180) on CIFAR-10: gradients over ten masks.",
-    ),
-    "dropping-pixels-gtsrb": Suite(
-        _dropping("2/255", "16/255"), False, "The same on GTSRB, with twice the steps' length."
-    ),
-    "dropping-pixels-adaptive": Suite(
-        "Hosseini et al. 2019 (arXiv:1905.00180) on CIFAR-10: gradients over ten masks.",
+        "The strongest attacks on random subsampling that we know.",
     ),
     "defendr": Suite(
         (
