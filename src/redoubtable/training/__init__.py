@@ -3,7 +3,14 @@
 from redoubtable.training.adversarial import fast, free, pgd, trades
 from redoubtable.training.checkpoint import Epoch
 from redoubtable.training.presets import PRESETS, Preset
-from redoubtable.training.recipes import RECIPES, Loss, Recipe, natural, subsampled
+from redoubtable.training.recipes import (
+    RECIPES,
+    Loss,
+    Recipe,
+    natural,
+    subsampled,
+    subsampled_uniform,
+)
 from redoubtable.training.settings import Settings
 from redoubtable.training.stored import Stored, read_stored, store
 from redoubtable.training.trainer import Trained, train
@@ -25,6 +32,7 @@ __all__ = [
     "read_stored",
     "store",
     "subsampled",
+    "subsampled_uniform",
     "trades",
     "train",
 ]
