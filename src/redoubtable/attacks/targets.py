@@ -19,9 +19,7 @@ _PASSES = 30
 class Choice(Protocol):
     """Chooses the targets of an attack, none of them the true class."""
 
-    def __call__(
-        self, model: nn.Module, x: Images, y: Labels, batch_size: int | None = None, /
-    ) -> Labels:
+    def __call__(self, model: nn.Module, x: Images, y: Labels, batch_size: int | None, /) -> Labels:
         """Return (N,) targets."""
         ...
 
@@ -31,7 +29,7 @@ TARGETS: Registry[Choice] = Registry("choice of targets")
 
 
 @TARGETS.register("random")
-def random_targets(model: nn.Module, x: Images, y: Labels, batch_size: int | None = None) -> Labels:
+def random_targets(model: nn.Module, x: Images, y: Labels, batch_size: int | None) -> Labels:
     """Any class but the true one, all alike; drawn from the global random state."""
     classes = _probabilities(model, x, batch_size).shape[1]
     if classes < 2:
@@ -40,7 +38,7 @@ def random_targets(model: nn.Module, x: Images, y: Labels, batch_size: int | Non
 
 
 @TARGETS.register("runner_up")
-def runner_up(model: nn.Module, x: Images, y: Labels, batch_size: int | None = None) -> Labels:
+def runner_up(model: nn.Module, x: Images, y: Labels, batch_size: int | None) -> Labels:
     """The class of largest mean probability on the clean image, but for the true one."""
     facts = facts_of(model)
     looks = -(-_PASSES // facts.passes) if facts.stochastic else 1

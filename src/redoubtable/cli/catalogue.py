@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from redoubtable.attacks import ATTACKS
+from redoubtable.attacks import ATTACKS, TARGETS
 from redoubtable.certification import CERTIFICATES
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import Json, print_json
@@ -34,6 +34,8 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "data": DATASETS,
     "losses": LOSSES,
 }
+    "targets": TARGETS,
+    "papers": PAPERS,
 KINDS = (*REGISTRIES, "suites")
 Kind = enum.StrEnum("Kind", list(KINDS))  # type: ignore[misc]
 

@@ -43,35 +43,35 @@ def test_a_random_target_is_any_other_class_and_a_seed_names_it() -> None:
     y = torch.arange(4000) % 4
     model = LinearModel(torch.randn(4, 1, 1, 2))
     with seeded("targets"):
-        targets = random_targets(model, torch.rand(4000, 1, 1, 2), y)
+        targets = random_targets(model, torch.rand(4000, 1, 1, 2), y, None)
     assert not bool((targets == y).any())
     counts = torch.zeros(4, 4).index_put_((y, targets), torch.ones(4000), accumulate=True)
     off = counts[~torch.eye(4, dtype=torch.bool)]
     assert bool(((off > 260) & (off < 410)).all())  # a third of 1,000 each
     with seeded("targets"):
-        assert torch.equal(targets, random_targets(model, torch.rand(4000, 1, 1, 2), y))
+        assert torch.equal(targets, random_targets(model, torch.rand(4000, 1, 1, 2), y, None))
     with pytest.raises(ValueError, match="at least two classes"):
-        random_targets(LinearModel(torch.ones(1, 1, 1, 2)), torch.rand(1, 1, 1, 2), y[:1])
+        random_targets(LinearModel(torch.ones(1, 1, 1, 2)), torch.rand(1, 1, 1, 2), y[:1], None)
 
 
 def test_the_runner_up_is_the_likeliest_other_class() -> None:
     net, x = small_net(), blobs(20)
     with torch.no_grad():
         ranked = net(x).argsort(1, descending=True)
-    assert torch.equal(runner_up(net, x, ranked[:, 0]), ranked[:, 1])
-    assert torch.equal(runner_up(net, x, ranked[:, 2]), ranked[:, 0])
+    assert torch.equal(runner_up(net, x, ranked[:, 0], None), ranked[:, 1])
+    assert torch.equal(runner_up(net, x, ranked[:, 2], None), ranked[:, 0])
     # A rejection is no class, however large.
     guard = Rejecting(net, Entropy(), -5.0)
     with torch.no_grad():
         assert bool((guard(x).argmax(1) == 4).all())
-    assert torch.equal(runner_up(guard, x, ranked[:, 0]), ranked[:, 1])
+    assert torch.equal(runner_up(guard, x, ranked[:, 0], None), ranked[:, 1])
 
 
 def test_of_a_random_model_it_is_that_of_the_mean_probability() -> None:
     y = torch.zeros(30).long()
     for model in (Coin(), Vote(Coin(), draws=5)):
         with seeded("runner-up"):
-            targets = runner_up(model, torch.rand(30, 1, 1, 2), y)
+            targets = runner_up(model, torch.rand(30, 1, 1, 2), y, None)
         assert (targets == 2).float().mean() > 0.8
 
 
