@@ -40,7 +40,7 @@ def variants(entry: Entry[Any]) -> Iterator[dict[str, Any]]:
         arguments = dict(zip(choices, values, strict=True))
         if "draws" in settable(entry.obj):
             arguments["draws"] = 3
-        laws = {"rate": 0.4, "keep": 30}  # of masks: one or the other
+        laws = {"rate": 0.4, "keep": 5}  # of masks: one or the other
         for law in [{k: v} for k, v in laws.items() if k in settable(entry.obj)] or [{}]:
             yield arguments | law
 

@@ -1,5 +1,7 @@
 """Randomised smoothing (Cohen, Rosenfeld & Kolter 2019, arXiv:1902.02918)."""
 
+from collections.abc import Sequence
+
 import torch
 from scipy import stats
 
@@ -26,13 +28,15 @@ class Smoothing:
         """Return noisy copies. They leave [0, 1]: clipping would be another smoothed classifier."""
         return x + self.noise * torch.randn_like(x)
 
-    def radius(self, lower: float) -> float:
-        """Return noise * Phi^-1(lower), which is theorem 1 with pB = 1 - pA.
+    def radius(self, lower: float, upper: float, shape: Sequence[int]) -> float:
+        """Return noise / 2 * (Phi^-1(lower) - Phi^-1(upper)), which is theorem 1.
 
         Args:
-            lower: bound of the probability of the class, above 1/2.
+            lower: bound of the probability of the class.
+            upper: bound of the probability of every other class, below it.
+            shape: of the image; the radius does not depend on it.
         """
-        return self.noise * float(stats.norm.ppf(lower))
+        return self.noise * float(stats.norm.ppf(lower) - stats.norm.ppf(upper)) / 2
 
     def guarantee(self) -> str:
         """Say what holds."""

@@ -48,7 +48,7 @@ def certify(
     factory: Factory = None,
     data: Data = None,
     certificate: Annotated[
-        str, typer.Option(help="smoothing; see redoubt list certificates.")
+        str, typer.Option(help="smoothing or ablation; see redoubt list certificates.")
     ] = "smoothing",
     noise: Annotated[
         float | None, typer.Option(help="Short for --certificate smoothing:noise=0.25.")
@@ -58,8 +58,11 @@ def certify(
     alpha: Annotated[
         float, typer.Option(help="Probability, at most, that a certificate is wrong.")
     ] = 0.001,
+    runner_up: Annotated[
+        bool, typer.Option("--runner-up", help="Bound every other class by its own votes too.")
+    ] = False,
     radius: Annotated[
-        list[float] | None, typer.Option(help="Of the table; repeatable. Five by default.")
+        list[float] | None, typer.Option(help="Of the table; repeatable. Up to five by default.")
     ] = None,
     defense: Defense = None,
     limit: Limit = None,
@@ -83,6 +86,8 @@ def certify(
     Examples:
         redoubt certify runs/digits --noise 0.25 --n0 100 --n 1000 --limit 100
         redoubt certify runs/cifar --noise 0.12 --radius 0 --radius 0.1 --radius 0.25 --out c1
+        redoubt certify runs/gtsrb --certificate ablation:rate=0.9 --n0 1000 --n 10000 --alpha 0.05
+        redoubt certify runs/cifar --certificate ablation:keep=75 --radius 1 --radius 3 --limit 100
     """
     if noise is not None:
         if certificate != "smoothing":
@@ -113,6 +118,7 @@ def certify(
         n0=n0,
         n=n,
         alpha=alpha,
+        runner_up=runner_up,
         radii=radius,
         seed=seed,
         batch_size=batch_size,

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.certification import ABSTAIN, CERTIFICATES, Certificate, best_bound, certify
+from redoubtable.certification import (
+    ABSTAIN,
+    CERTIFICATES,
+    certify,
+    guarantee,
+    largest_radius,
+)
 from redoubtable.evaluation.candidates import classes_of, device_of
 from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment, hardware
@@ -20,10 +26,12 @@ from redoubtable.evaluation.summary import describe, save
 from redoubtable.files import digest_model, digest_package
 from redoubtable.parts import in_eval_mode
 from redoubtable.statistics import wilson
-from redoubtable.types import Images, Labels, LazyImages, check_lazy
+from redoubtable.types import Labels, LazyImages, check_lazy
 
 RADII = 5
 """How many radii the table has by default, from 0 to the largest that the samples could certify."""
+CURVE = 101
+"""How many radii the curve has at most, from 0 to that largest."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Certified:
 
     Attributes:
         record: ready for JSON; the schema is in docs/record.md.
-        arrays: per example: class, radius, bound, hits.
+        arrays: per example: class, radius, both bounds, hits.
     """
 
     record: Mapping[str, Any]
@@ -53,6 +61,7 @@ def certified(
     n0: int = 100,
     n: int = 1000,
     alpha: float = 0.001,
+    runner_up: bool = False,
     radii: Sequence[float] | None = None,
     seed: int = 0,
     chunk: int = 25,
@@ -73,7 +82,9 @@ def certified(
         n0: samples that choose the class.
         n: samples that bound its probability.
         alpha: probability, at most, that one certificate is wrong.
-        radii: of the table, ascending; None for five up to the largest that `n` can certify.
+        runner_up: bound every other class too, see `certify`.
+        radii: of the table; None for up to five, to the largest that `n` can certify. The curve of
+            the record has that whole range in any case.
         seed: of all samples.
         chunk: images that one piece of work covers; it does not change results.
         batch_size: copies in one pass; another one draws other samples.
@@ -85,14 +96,24 @@ def certified(
 
     Raises:
         TypeError: images or labels have the wrong type.
-        ValueError: the certificate is unknown, or an argument is out of its range.
+        ValueError: the certificate is unknown, an argument is out of its range, or nothing above
+            radius 0 can be certified.
     """
     bound = CERTIFICATES.bind(certificate)
     randomisation = bound.entry.obj(**bound.arguments)
     check_lazy(x)
-    table = _table(radii, randomisation.radius(best_bound(n, alpha)))
+    whole = bool(bound.entry.facts.get("whole"))
+    largest = largest_radius(randomisation, x.shape[1:], n, alpha)
+    table = _grid(largest, RADII, whole) if radii is None else _checked(radii)
     device, y = device_of(model, outline(x)), y.detach().cpu()
-    about = {"n0": n0, "n": n, "alpha": alpha, "seed": seed, "batch_size": batch_size}
+    about: dict[str, Any] = {
+        "n0": n0,
+        "n": n,
+        "alpha": alpha,
+        "runner_up": runner_up,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
     folder = Path(out) if out else None
     with (
         in_eval_mode(model),
@@ -101,34 +122,24 @@ def certified(
     ):
         classes = classes_of(model, x, y)
         pieces, digest = Chunks(x, y, chunk), digest_model(model)
-        code = digest_package(("cli", "reports", "training", "papers", "demo"))
         ticker.expect(len(pieces.starts))
-
-        def _one(images: Images, first: int) -> Certificate:
-            return certify(
-                model,
-                images,
-                randomisation,
-                n0=n0,
-                n=n,
-                alpha=alpha,
-                seed=seed,
-                first=first,
-                batch_size=batch_size,
-            )
+        key = {
+            "certificate": bound.text,
+            "model": digest,
+            "code": digest_package(("cli", "reports", "training", "papers", "demo")),
+            "device": hardware(device),
+            **about,
+        }
 
         def piece(number: int) -> Mapping[str, NDArray[Any]]:
             first = pieces.starts[number]
-            key = {
-                "certificate": bound.text,
-                "model": digest,
-                "code": code,
-                "device": hardware(device),
-                "data": pieces.digests[number],
-                "start": first,
-                **about,
-            }
-            cell = runner.journal.cell(key, lambda: vars(_one(pieces.chunk(number)[0], first)))
+
+            def work() -> dict[str, NDArray[Any]]:
+                images = pieces.chunk(number)[0]
+                return vars(certify(model, images, randomisation, first=first, **about))
+
+            part = {"data": pieces.digests[number], "start": first}
+            cell = runner.journal.cell(key | part, work)
             ticker.tick(str(number))
             return cell
 
@@ -141,11 +152,12 @@ def certified(
             "command": command,
             "certificate": bound.text,
             "norm": str(bound.entry.facts["norm"]),
-            "guarantee": randomisation.guarantee(),
+            "guarantee": guarantee(model, randomisation),
             "settings": about,
             "model": describe(model, digest, classes),
             "data": {"name": data, "n": len(x), "shape": list(x.shape[1:])},
-            **_numbers(arrays, table),
+            "largest_radius": largest,
+            **_numbers(arrays, table, _grid(largest, CURVE, whole)),
             "environment": environment(device),
         }
         if folder and runner.first:
@@ -153,24 +165,33 @@ def certified(
     return Certified(record, arrays)
 
 
-def _table(radii: Sequence[float] | None, largest: float) -> list[float]:
-    """The radii of the table, ascending."""
-    if radii is None:
-        return [largest * k / (RADII - 1) for k in range(RADII)]
+def _grid(largest: float, points: int, whole: bool) -> list[float]:
+    """At most so many radii from 0 to the largest, as evenly spaced as they can be."""
+    even = [largest * (k / (points - 1)) for k in range(points)]
+    return sorted({float(round(r)) for r in even}) if whole else even
+
+
+def _checked(radii: Sequence[float]) -> list[float]:
+    """Radii that are asked for, ascending."""
     if not radii or any(not 0 <= r < float("inf") for r in radii):
         raise ValueError(f"`radii` must be finite and not negative, got {list(radii)}")
     return sorted(radii)
 
 
-def _numbers(arrays: Mapping[str, NDArray[Any]], table: Sequence[float]) -> dict[str, Any]:
+def _numbers(
+    arrays: Mapping[str, NDArray[Any]], table: Sequence[float], curve: Sequence[float]
+) -> dict[str, Any]:
     """Certified accuracy against the radius, abstentions, and the mean radius."""
     classes, radii, n = arrays["classes"], arrays["radii"], len(arrays["y"])
     right = classes == arrays["y"]
+
+    def points(grid: Sequence[float]) -> list[dict[str, Any]]:
+        hits = [(r, int((right & (radii >= r)).sum())) for r in grid]
+        return [{"radius": r, "accuracy": asdict(wilson(h, n))} for r, h in hits]
+
     return {
-        "certified": [
-            {"radius": r, "accuracy": asdict(wilson(int((right & (radii >= r)).sum()), n))}
-            for r in table
-        ],
+        "certified": points(table),
+        "curve": points(curve),
         "abstained": asdict(wilson(int((classes == ABSTAIN).sum()), n)),
         "mean_radius": float(np.where(right, radii, 0.0).mean()),
     }

@@ -21,7 +21,7 @@ def show_certificate(record: Record, console: Console | None = None) -> None:
     table.add_column(f"radius ({record['norm']})", justify="right")
     table.add_column("right and certified", justify="right", no_wrap=True)
     for point in record["certified"]:
-        table.add_row(f"{point['radius']:.3f}", with_interval(point["accuracy"]))
+        table.add_row(_short(point["radius"]), with_interval(point["accuracy"]))
     table.add_row("abstained", with_interval(record["abstained"]))
     console.print(table)
     said = (
@@ -30,3 +30,8 @@ def show_certificate(record: Record, console: Console | None = None) -> None:
         f"seed {s['seed']}; intervals are of the images."
     )
     console.print(said, highlight=False)
+
+
+def _short(radius: float) -> str:
+    """Three digits after the point, or none where there are none."""
+    return f"{radius:.0f}" if radius == int(radius) else f"{radius:.3f}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from redoubtable.certification import ABSTAIN, Smoothing, certify
+from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import certified
 from redoubtable.statistics import wilson
 from tests.networks import blobs, small_net
@@ -34,7 +35,8 @@ def test_the_table_follows_from_each_certificate(
     pairs = list(zip(by_hand.classes.tolist(), by_hand.radii.tolist(), y.tolist(), strict=True))
     table = done.record["certified"]
     assert [p["radius"] for p in table] == sorted(p["radius"] for p in table)
-    assert table[-1]["radius"] == pytest.approx(max(Smoothing(0.1).radius(0.01 ** (1 / 60)), 0))
+    sure = 0.01 ** (1 / 60)
+    assert table[-1]["radius"] == pytest.approx(Smoothing(0.1).radius(sure, 1 - sure, x.shape[1:]))
     shares = set()
     for point in table:
         hits = sum(c == label and r >= point["radius"] for c, r, label in pairs)
@@ -91,3 +93,78 @@ def test_what_cannot_be_certified_is_refused(
         certified(model, x, y, radii=[-1.0])
     with pytest.raises(ValueError, match="label"):
         certified(model, x, y + 4)
+
+
+def test_the_radii_of_pixels_are_whole_numbers(
+    images: tuple[nn.Module, torch.Tensor, torch.Tensor],
+) -> None:
+    model, x, y = images
+    done = certified(model, x, y, "ablation:rate=0.95", n0=10, n=200, alpha=0.05)
+    assert done.record["norm"] == "L0"
+    assert done.record["largest_radius"] == 12  # 200 samples do not reach the 13 of a sure vote
+    assert [p["radius"] for p in done.record["certified"]] == [0, 3, 6, 9, 12]
+    curve = done.record["curve"]
+    assert [p["radius"] for p in curve] == list(range(13))
+    right = done.arrays["classes"] == done.arrays["y"]
+    for point in curve:
+        hits = int((right & (done.arrays["radii"] >= point["radius"])).sum())
+        assert point["accuracy"] == vars(wilson(hits, 12))
+    assert len({p["accuracy"]["value"] for p in curve}) > 1
+    asked = certified(model, x, y, "ablation:rate=0.95", n0=10, n=200, alpha=0.05, radii=[3, 1])
+    assert [p["radius"] for p in asked.record["certified"]] == [1, 3]
+    assert asked.record["curve"] == curve
+
+
+def test_many_radii_are_thinned_out_and_few_are_all_there(
+    images: tuple[nn.Module, torch.Tensor, torch.Tensor],
+) -> None:
+    model, x, y = images
+    few = certified(model, x[:2], y[:2], "ablation:rate=0.8", n0=5, n=100, alpha=0.05)
+    assert [p["radius"] for p in few.record["certified"]] == [0, 1, 2]
+    smooth = certified(model, x[:2], y[:2], "smoothing:noise=0.1", n0=5, n=100)
+    radii = [p["radius"] for p in smooth.record["curve"]]
+    assert len(radii) == 101
+    assert (radii[0], radii[-1]) == (0, smooth.record["largest_radius"])
+    wide = torch.zeros(2, 3, 40, 40)
+    many = certified(model, wide, y[:2], "ablation:rate=0.999", n0=5, n=500, alpha=0.05)
+    radii = [p["radius"] for p in many.record["curve"]]
+    assert len(radii) == 101
+    assert radii[-1] == many.record["largest_radius"] > 500
+    assert all(r == int(r) for r in radii)
+
+
+def test_a_guard_is_certified_for_its_classes(
+    images: tuple[nn.Module, torch.Tensor, torch.Tensor],
+) -> None:
+    """A rejection on top leaves the vote's class as it is, so the certificate is the network's."""
+    model, x, y = images
+    settings = {"n0": 10, "n": 100, "alpha": 0.05}
+    plain = certified(model, x, y, "ablation:rate=0.9", **settings)  # type: ignore[arg-type]
+    strict = Rejecting(model, Entropy(), 0.0)  # rejects everything
+    guard = certified(strict, x, y, "ablation:rate=0.9", **settings)  # type: ignore[arg-type]
+    for name in ("classes", "radii", "lower", "upper", "hits"):
+        assert np.array_equal(plain.arrays[name], guard.arrays[name])
+    assert "not another class, but perhaps rejected" in guard.record["guarantee"]
+    assert "reject" not in plain.record["guarantee"]
+
+
+def test_bounding_the_others_is_said_and_kept_apart(
+    images: tuple[nn.Module, torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    model, x, y = images
+    one = certified(model, x, y, "ablation:rate=0.9", n0=9, n=200, alpha=0.05, out=tmp_path)
+    two = certified(
+        model, x, y, "ablation:rate=0.9", n0=9, n=200, alpha=0.05, runner_up=True, out=tmp_path
+    )
+    assert (one.record["settings"]["runner_up"], two.record["settings"]["runner_up"]) == (0, 1)
+    assert np.array_equal(one.arrays["hits"], two.arrays["hits"])
+    assert not np.array_equal(one.arrays["upper"], two.arrays["upper"])
+
+
+def test_nothing_to_certify_is_an_error_before_any_work(
+    images: tuple[nn.Module, torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    model, x, y = images
+    with pytest.raises(ValueError, match="no number of samples"):
+        certified(model, x, y, "ablation:rate=0.4", out=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -150,29 +150,10 @@ def test_noise_is_gaussian_of_its_deviation_and_unclipped() -> None:
     assert y.max() > 1.2
 
 
-class Ablation:
-    """Keep each pixel with probability 0.1 (after Levine & Feizi 2019, arXiv:1911.09272)."""
-
-    def sample(self, x: Tensor) -> Tensor:
-        return torch.where(torch.rand_like(x[:, :1]) < 0.1, x, 0.5)
-
-    def radius(self, lower: float) -> float:
-        """The most pixels that don't change the vote: p - (1 - 0.9^pixels) > 1/2."""
-        return float(max(r for r in range(50) if r == 0 or lower - (1 - 0.9**r) > 0.5))
-
-    def guarantee(self) -> str:
-        return "the vote is the same for every image with as many other pixels"
-
-
-def test_the_frame_takes_certificates_of_other_norms() -> None:
-    class Bright(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen = (x - 0.5).flatten(1).sum(1)
-            return torch.stack([-seen, seen], 1)
-
-    got = certify(Bright(), torch.full((3, 1, 16, 16), 0.8), Ablation(), n=2000)
-    assert got.classes.tolist() == [1, 1, 1]
-    assert got.radii.tolist() == [6.0, 6.0, 6.0]  # the largest for a drop rate of 0.9
+def test_the_radius_is_that_of_theorem_1() -> None:
+    """Phi(1) = 0.841345 and Phi(-2) = 0.022750."""
+    got = Smoothing(0.5).radius(0.8413447460685429, 0.022750131948179195, (3, 8, 8))
+    assert got == pytest.approx(0.5 / 2 * (1 + 2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""No attack of the library moves a vote within its certified radius; beyond it some do."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from redoubtable.attacks import ATTACKS
+from redoubtable.certification import ABSTAIN, Ablation, certify
+from redoubtable.registry import Entry
+from redoubtable.threat import L0
+from tests.contract.attacks_parts import run
+from tests.unit.certification.enumeration import AllMasks, tiny_net
+
+SHAPE = (1, 2, 3)
+IMAGES = 150
+L0_ATTACKS = [e for e in ATTACKS if L0 in e.facts["threats"]]
+LAWS: dict[str, dict[str, Any]] = {
+    "rate": {"rate": 0.8},
+    "element": {"rate": 0.8, "granularity": "element"},
+    "keep": {"keep": 1},
+}
+every_attack = pytest.mark.parametrize("entry", L0_ATTACKS, ids=lambda e: e.name)
+every_law = pytest.mark.parametrize("law", list(LAWS))
+
+
+class Case:
+    """Images of 2x3 pixels, the exact vote on them, and its certificates."""
+
+    def __init__(self, law: str, seed: int = 0) -> None:
+        ablation = Ablation(**LAWS[law])
+        self.net = tiny_net(*SHAPE, seed=seed)
+        self.model: nn.Module = AllMasks(self.net, ablation, *SHAPE)
+        self.x = torch.rand(IMAGES, *SHAPE, generator=torch.Generator().manual_seed(seed))
+        chances = self.model.probabilities(self.x)  # type: ignore[operator]
+        most = chances.topk(2, 1)
+        self.y = most.indices[:, 0]
+        # The radius of the true probabilities: no sample, so no slack for an attack to use.
+        radii = [ablation.radius(a, b, SHAPE) for a, b in most.values.tolist()]
+        self.radii = torch.tensor(radii)
+        self.sampled = certify(self.net, self.x, ablation, n0=50, n=400, alpha=0.001)
+
+    def moved(self, entry: Entry[Any], eps: Tensor | float) -> Tensor:
+        """(N,) whether the attack makes the exact vote another one."""
+        x_adv = run(entry, self.model, self.x, self.y, L0(eps))
+        changed = (x_adv != self.x).any(1).flatten(1).sum(1)
+        assert bool((changed <= eps).all())
+        return self.model.probabilities(x_adv).argmax(1) != self.y  # type: ignore[operator]
+
+
+CASES = {law: Case(law) for law in LAWS}
+
+
+@every_law
+@every_attack
+def test_no_attack_moves_a_vote_within_the_radius(entry: Entry[Any], law: str) -> None:
+    case = CASES[law]
+    assert int((case.radii >= 1).sum()) >= 10
+    for pixels in (1, 2, 3):
+        within = case.radii >= pixels
+        assert not bool((case.moved(entry, float(pixels)) & within).any())
+
+
+@every_law
+def test_sampled_certificates_are_never_larger_than_the_exact_ones(law: str) -> None:
+    case = CASES[law]
+    sampled = case.sampled
+    told = torch.from_numpy(sampled.classes != ABSTAIN)
+    assert int(told.sum()) >= 10
+    assert torch.equal(torch.from_numpy(sampled.classes)[told], case.y[told])
+    assert bool((torch.from_numpy(sampled.radii) <= case.radii).all())
+    assert bool((torch.from_numpy(sampled.radii) > 0).any())
+
+
+@every_law
+def test_beyond_the_radius_the_same_attacks_do(law: str) -> None:
+    """Else the tests above would say nothing."""
+    case = CASES[law]
+    movers = [e.name for e in L0_ATTACKS if bool(case.moved(e, case.radii + 2).any())]
+    assert len(movers) >= len(L0_ATTACKS) // 2, movers
