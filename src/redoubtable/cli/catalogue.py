@@ -35,7 +35,6 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "losses": LOSSES,
 }
     "targets": TARGETS,
-    "papers": PAPERS,
 KINDS = (*REGISTRIES, "suites")
 Kind = enum.StrEnum("Kind", list(KINDS))  # type: ignore[misc]
 
