@@ -28,6 +28,9 @@ GUARD = ("subsample:rate=0.9", "vote:draws=10", "reject:score=entropy,rule=accur
 NETWORK = {"width": 16}
 IMAGES = 300
 CURVE = (0.5, 1.0, 1.5)
+RATE_IMAGES = 100
+"""Of how many of them the guard is attacked at other thresholds: their numbers are beside the point
+here, and each costs as much as the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def demo(out: Path, *, seed: int = 0, progress: bool = True) -> Demo:
                 settings=replace(Settings(), draws=5, chunk=100),
                 held_out=held_out[0],
                 curve=CURVE,
+                rate_images=RATE_IMAGES,
                 out=out / "evaluations" / f"{name}-{threat.name}",
                 name=name,
                 data="digits, test",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -221,18 +221,36 @@ def paired_difference(
         value=value,
         low=max(-1.0, min(value, centre - half)),
         high=min(1.0, max(value, centre + half)),
-        p=_sign_flip(steps),
+        p=sign_flip(steps),
         better=int((steps > 0).sum()),
         worse=int((steps < 0).sum()),
         n=n,
     )
 
 
-def _sign_flip(steps: NDArray[np.int64]) -> float:
-    """Two-sided p-value of a sum of whole numbers whose signs are those of fair coins.
+def sign_flip(
+    differences: ArrayLike, alternative: Literal["two-sided", "greater", "less"] = "two-sided"
+) -> float:
+    """Return the exact p-value of the sign-flip test (Fisher 1935) for paired counts.
 
-    The distribution of the sum is the inverse Fourier transform of the product of cosines.
+    Were both equally good, each difference could as well have the other sign. The distribution of
+    the sum is the inverse Fourier transform of the product of cosines.
+
+    Args:
+        differences: (N,) whole numbers, of each example the count of one less that of the other.
+        alternative: what the test is to find: any difference, or a sum above or below 0.
+
+    Returns:
+        The probability of a sum at least as far from 0, were the signs those of fair coins; 1
+        where nothing differs.
+
+    Raises:
+        ValueError: they are no whole numbers.
     """
+    steps = np.asarray(differences)
+    if steps.ndim != 1 or not bool((steps == np.round(steps)).all()):
+        raise ValueError("`differences` must be (N,) whole numbers; give counts, not shares")
+    steps = steps.astype(np.int64)
     sizes, counts = np.unique(np.abs(steps[steps != 0]), return_counts=True)
     reach = int((sizes * counts).sum())
     if not reach:
@@ -244,7 +262,9 @@ def _sign_flip(steps: NDArray[np.int64]) -> float:
     chances = np.fft.ifft(wave).real.clip(0)  # entry k is the sum k, the negative ones from the end
     sums = np.arange(2 * reach + 1)
     sums = np.where(sums > reach, sums - 2 * reach - 1, sums)
-    return float(min(1.0, chances[np.abs(sums) >= abs(int(steps.sum()))].sum()))
+    total = int(steps.sum())
+    far = {"two-sided": abs(sums) >= abs(total), "greater": sums >= total, "less": sums <= total}
+    return float(min(1.0, chances[far[alternative]].sum()))
 
 
 @dataclass(frozen=True)
@@ -295,11 +315,12 @@ def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) ->
     """Return the area under the ROC curve with its interval; ties count half.
 
     The interval is the normal one with the variance of Hanley & McNeil (1982), cut to [0, 1], and
-    never narrower than Wilson's for a share of the smaller group.
+    never narrower than Wilson's for a share of the smaller group. Several draws of each image are
+    pooled, so the area is that of one draw; the interval counts the images alone.
 
     Args:
-        negatives: (N,) scores of clean images.
-        positives: (M,) scores of adversarial images, which should be higher.
+        negatives: (N,) or (N, draws) scores of clean images.
+        positives: (M,) or (M, draws) scores of adversarial images, which should be higher.
         confidence: coverage.
 
     Raises:
@@ -308,8 +329,8 @@ def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) ->
     low, high = np.asarray(negatives, dtype=float), np.asarray(positives, dtype=float)
     if not len(low) or not len(high):
         raise ValueError("an ROC curve needs scores of clean and of adversarial images")
-    truth = np.repeat([0, 1], [len(low), len(high)])
-    area = float(roc_auc_score(truth, np.concatenate([low, high])))
+    truth = np.repeat([0, 1], [low.size, high.size])
+    area = float(roc_auc_score(truth, np.concatenate([low.ravel(), high.ravel()])))
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     spread = (len(high) - 1) * (q1 - area**2) + (len(low) - 1) * (q2 - area**2)
     error = math.sqrt((area * (1 - area) + spread) / (len(low) * len(high)))

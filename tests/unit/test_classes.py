@@ -1,6 +1,7 @@
 """Classes, confusions and effort follow from the answers to each example."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -70,13 +71,15 @@ def test_tries_are_the_mean_over_every_choice_of_answers() -> None:
 
 
 def test_efforts_are_what_checks_measured_with_more_of_it() -> None:
-    steps = finding(evidence={"steps_x1": 0.5, "steps_x3": 0.25, "p": 0.5, "n": 80})
+    steps = finding(
+        evidence={"steps_x1/20": 0.75, "steps_x1": 0.5, "steps_x3": 0.25, "p": 0.5, "n": 80}
+    )
     draws = finding("fail", evidence={"eot_x1": 0.5, "eot_x3": 0.75, "n": 60})
     other = finding(evidence={"standing": 0.5, "box_x9": 0.5, "n": 60})
     found = efforts(record(findings=[steps, draws, other]))
     assert [(e.what, list(e.left)) for e in found] == [
-        ("steps", [1, 3]),
+        ("steps", [Fraction(1, 20), 1, 3]),
         ("draws per gradient", [1, 3]),
     ]
-    assert found[0].left[3] == wilson(20, 80).__dict__
-    assert found[1].left[1]["n"] == 60
+    assert found[0].left[Fraction(3)] == wilson(20, 80).__dict__
+    assert found[1].left[Fraction(1)]["n"] == 60

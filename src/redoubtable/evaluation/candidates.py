@@ -32,7 +32,10 @@ KEPT_IMAGES = 12
 """How many adversarial images of each attack are kept for pictures, by default."""
 _NO_PART_OF_A_CELL = (
     *("__main__", "cli", "demo", "papers", "reports", "training"),
-    *(f"evaluation/{name}" for name in ("checks", "summary", "runner", "progress", "evaluate")),
+    *(
+        f"evaluation/{name}"
+        for name in ("checks", "summary", "runner", "progress", "evaluate", "work")
+    ),
 )
 """Parts of the package that no attack and no look at its images can reach."""
 

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.evaluation import batch_settings, checks, curves, rates, summary
+from redoubtable.evaluation import batch_settings, curves, rates, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings, classes_of, device_of
-from redoubtable.evaluation.cascade import attack_all
 from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.outcomes import defended
-from redoubtable.evaluation.plan import VIEWS, Choice, Plans, adaptive_plan, expand, static_plan
-from redoubtable.evaluation.progress import Ticker, ticking
+from redoubtable.evaluation.plan import Choice, Plans, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.progress import ticking
 from redoubtable.evaluation.runner import running
-from redoubtable.evaluation.turns import all_of
-from redoubtable.parts import facts_of, in_eval_mode, parts_of
+from redoubtable.evaluation.work import Measured, Work
+from redoubtable.parts import Facts, facts_of, in_eval_mode, parts_of
 from redoubtable.threat import ThreatModel
 from redoubtable.types import Images, Labels, LazyImages, check_lazy
 
@@ -95,6 +92,7 @@ def evaluate(
     settings: Settings | None = None,
     held_out: LazyImages | None = None,
     curve: Sequence[float] = curves.CURVE,
+    rate_images: int | None = None,
     check: bool = True,
     out: Path | str | None = None,
     name: str = "model",
@@ -122,6 +120,7 @@ def evaluate(
         held_out: clean images, likewise, that neither training nor `x` has; with them a model that
             abstains is also attacked at thresholds of 1% and 5% false positives.
         curve: multiples of eps for accuracy against eps; empty for none.
+        rate_images: how many of the first images are attacked at these thresholds; None for all.
         check: run the checks that doubt the result.
         out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
         name: what the model is called in the record.
@@ -146,6 +145,33 @@ def evaluate(
     facts = facts_of(model)
     if facts.batch_dependent:
         batch_settings.check_batches(len(x), settings.chunk)
+    asked, plans = _plans(model, attacks, threat, facts)
+    folder = Path(out) if out else None
+    with (
+        in_eval_mode(model),
+        running(folder, device_of(model, whole)) as runner,
+        ticking(name, str(threat), progress and runner.first) as ticker,
+    ):
+        classes = classes_of(model, x, y)
+        bench = Bench(model, Chunks(x, y, settings.chunk), settings, runner.journal, ticker.tick)
+        runner.agree(bench)
+        scores = rates.held_out_scores(bench, held_out)
+        work = Work(bench, plans, threat, classes, curve, check, scores, rate_images)
+        ticker.expect(work.expected())
+        measured = Measured(*runner.finish(*work.jobs()))
+        about = {"name": name, "command": command, "attacks": asked, "data": data}
+        record = _record(work, measured, about, held_out is not None)
+        arrays = _all_arrays(work, measured, threat.radius(whole))
+        result = Evaluation(record, arrays, _images(measured.candidates))
+        if folder and runner.first:
+            summary.save(folder, result.record, result.arrays, result.images)
+    return result
+
+
+def _plans(
+    model: nn.Module, attacks: Choice | Sequence[Choice], threat: ThreatModel, facts: Facts
+) -> tuple[list[str], Plans]:
+    """The attacks that are asked for, and what is made of them."""
     chosen, cascade = expand(attacks, threat, facts)
     plans = Plans(
         static_plan(chosen, threat) if parts_of(model) else [],
@@ -157,86 +183,45 @@ def evaluate(
             "no robust accuracy follows from attacks that never see the model; give one that does "
             "beside them, such as pgd"
         )
-    folder = Path(out) if out else None
-    with (
-        in_eval_mode(model),
-        running(folder, device_of(model, whole)) as runner,
-        ticking(name, str(threat), progress and runner.first) as ticker,
-    ):
-        classes = classes_of(model, x, y)
-        bench = Bench(model, Chunks(x, y, settings.chunk), settings, runner.journal, ticker.tick)
-        runner.agree(bench)
-        scores = rates.held_out_scores(bench, held_out)
-        _expect(ticker, bench, plans, curve, check, scores is not None)
+    return [b.text for b in chosen], plans
 
-        @cache
-        def attacked() -> list[Candidate]:
-            clean = bench.clean()
-            start = clean if cascade else None
-            views = all_of(
-                partial(attack_all, bench, view, getattr(plans, view), threat, classes, start)
-                for view in VIEWS
-            )
-            return [clean, *chain(*views)]
 
-        def doubted() -> list[dict[str, Any]]:
-            return checks.findings(bench, plans, attacked(), threat, classes) if check else []
-
-        def neighbours() -> batch_settings.Batches | None:
-            if not facts.batch_dependent:
-                return None
-            return batch_settings.measure(bench, attacked(), plans, threat, classes)
-
-        def curved() -> list[dict[str, Any]]:
-            return curves.curve(bench, plans, threat, curve, classes) if curve else []
-
-        candidates, batched, points, fixed, findings = runner.finish(
-            attacked,
-            neighbours,
-            curved,
-            partial(rates.at_rates, bench, plans, threat, scores, classes),
-            doubted,
-        )
-        record: dict[str, Any] = {
-            "schema": SCHEMA,
-            "kind": "evaluation",
-            "name": name,
-            "command": command,
-            "threat": str(threat),
-            "attacks": [b.text for b in chosen],
-            "cascade": cascade,
-            "settings": {**settings.__dict__, "draws": bench.draws},
-            "model": summary.describe(model, bench.digest, classes),
-            "data": {
-                "name": data,
-                "n": len(x),
-                "shape": list(x.shape[1:]),
-                "digest": bench.data.digest,
-            },
-            **summary.summarise(candidates, y.numpy(), classes, facts.abstains),
-        }
-        if not plans.static:
-            record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
-        if batched:
-            record["batches"] = batched.record
-        if curve:
-            record["curve"] = points
-        if facts.abstains and held_out is not None:
-            record["rates"] = fixed
-        record["findings"] = findings
-        record["environment"] = environment(bench.device)
-        arrays = _arrays(candidates, y, threat.radius(whole))
-        for setting, found in (batched.candidates if batched else {}).items():
-            rows = _arrays(found, y, threat.radius(whole))
-            arrays |= {f"{setting}/{name}": v for name, v in rows.items() if "/" in name}
-        # Which of the kept images, in their order, is each example's worst.
-        arrays["robust/chosen"] = summary.worst(
-            candidates, lambda a: defended(a, y.numpy(), classes)
-        )[2]
-        result = Evaluation(record, arrays, _images(candidates))
-        if folder and runner.first:
-            summary.save(folder, result.record, result.arrays, result.images)
-    return result
+def _record(
+    work: Work, measured: Measured, about: Mapping[str, Any], with_rates: bool
+) -> dict[str, Any]:
+    """Everything but the images, ready for JSON."""
+    bench, facts = work.bench, work.bench.facts
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "evaluation",
+        "name": about["name"],
+        "command": about["command"],
+        "threat": str(work.threat),
+        "attacks": about["attacks"],
+        "cascade": work.plans.cascade,
+        "settings": {**bench.settings.__dict__, "draws": bench.draws},
+        "model": summary.describe(bench.model, bench.digest, work.classes),
+        "data": {
+            "name": about["data"],
+            "n": len(bench.data),
+            "shape": list(bench.data.x.shape[1:]),
+            "digest": bench.data.digest,
+        },
+        **summary.summarise(
+            measured.candidates, bench.data.y.numpy(), work.classes, facts.abstains
+        ),
+    }
+    if not work.plans.static:
+        record["static"] = {**record["adaptive"], "note": "no defense: static is adaptive"}
+    if measured.batched:
+        record["batches"] = measured.batched.record
+    if work.curve:
+        record["curve"] = measured.points
+    if facts.abstains and with_rates:
+        record["rates"] = measured.rates
+    record["findings"] = measured.findings
+    record["environment"] = environment(bench.device)
+    return record
 
 
 def _check_radius(threat: ThreatModel, x: Images) -> None:
@@ -254,18 +239,18 @@ def _check_radius(threat: ThreatModel, x: Images) -> None:
         )
 
 
-def _expect(
-    ticker: Ticker, bench: Bench, plans: Plans, curve: Sequence[float], check: bool, scored: bool
-) -> None:
-    """Tell the progress bar how many chunks are to come."""
-    static, adaptive = len(plans.static), len(plans.adaptive)
-    total = (1 + static + adaptive) * len(bench.data.starts)
-    if bench.facts.batch_dependent:  # alone, and twice half a batch
-        total += 3 * (1 + static + adaptive) * len(bench.data.starts)
-    total += len(curve) * (static + adaptive)
-    total += len(rates.RATES) * (adaptive + 1) * len(bench.data.starts) if scored else 0
-    total += (3 if bench.facts.stochastic else 2) * adaptive if check else 0
-    ticker.expect(total)
+def _all_arrays(work: Work, measured: Measured, radius: torch.Tensor) -> dict[str, NDArray[Any]]:
+    """Per-example results by candidate and setting, and which candidate is the worst."""
+    y = work.bench.data.y
+    arrays = _arrays(measured.candidates, y, radius)
+    for setting, found in (measured.batched.candidates if measured.batched else {}).items():
+        rows = _arrays(found, y, radius)
+        arrays |= {f"{setting}/{name}": v for name, v in rows.items() if "/" in name}
+    # Which of the kept images, in their order, is each example's worst.
+    arrays["robust/chosen"] = summary.worst(
+        measured.candidates, lambda a: defended(a, y.numpy(), work.classes)
+    )[2]
+    return arrays
 
 
 def _arrays(

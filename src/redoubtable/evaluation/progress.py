@@ -13,10 +13,12 @@ class Ticker:
     """Counts finished chunks, each once; without a bar it only counts."""
 
     bar: Progress | None = None
+    total: int = 0
     done: set[int] = field(default_factory=set)
 
     def expect(self, total: int) -> None:
-        """Say how many chunks there will be, about."""
+        """Say how many chunks there will be, at most."""
+        self.total = total
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], total=total)
 

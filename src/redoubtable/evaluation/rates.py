@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from redoubtable.detectors import Rejecting, by_false_positives
-from redoubtable.evaluation import summary
+from redoubtable.evaluation import checks, summary
 from redoubtable.evaluation.candidates import Bench
 from redoubtable.evaluation.cascade import attack_all
 from redoubtable.evaluation.chunks import batches
@@ -41,21 +41,39 @@ def held_out_scores(bench: Bench, held_out: LazyImages | None) -> torch.Tensor |
     return torch.cat(scores)
 
 
+def part(bench: Bench, images: int | None) -> Bench:
+    """Return a bench of the first images, or of all."""
+    if images is None:
+        return bench
+    few = checks.part_of(bench, images).data
+    return Bench(bench.model, few, bench.settings, bench.journal, bench.tick)
+
+
 def at_rates(
     bench: Bench,
     plans: Plans,
     threat: ThreatModel,
     scores: torch.Tensor | None,
     classes: int,
+    images: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the guard's numbers at fixed false positive rates, attacked anew at each."""
+    """Return the guard's numbers at fixed false positive rates, attacked anew at each.
+
+    Args:
+        bench: the guard at its own threshold, and all examples.
+        plans: the attacks.
+        threat: what they may change.
+        scores: of held-out images, which set the thresholds; None for no numbers.
+        classes: K; the answer K is a rejection.
+        images: on how many of the first images; None for all.
+    """
     if scores is None or not isinstance(bench.model, Rejecting):
         return []
-    points = []
+    guard, points = bench.model, []
+    bench = part(bench, images)
     for rate in RATES:
         threshold = by_false_positives(scores, rate)
-        guard = bench.model.at(threshold)
-        again = Bench(guard, bench.data, bench.settings, bench.journal, bench.tick)
+        again = Bench(guard.at(threshold), bench.data, bench.settings, bench.journal, bench.tick)
         clean = again.clean()
         start = clean if plans.cascade else None
         found = [clean, *attack_all(again, "adaptive", plans.adaptive, threat, classes, start)]

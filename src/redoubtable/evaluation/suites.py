@@ -47,12 +47,16 @@ class Suite:
 
 
 def _gradients_may_lie(facts: Facts) -> bool:
-    """Whether attacks without gradients must be tried beside the others.
+    """Whether attacks without gradients are tried at length beside the others."""
+    return not _averages_tell(facts)
 
-    A random model whose parts have true derivatives is left to averaged gradients: a search by
-    averaged answers would cost many times as much and find less.
+
+def _averages_tell(facts: Facts) -> bool:
+    """Whether averaged gradients are true, so that a short search is enough to doubt them.
+
+    Its answers are averages too: at length it would cost many times as much and find less.
     """
-    return not (facts.stochastic and facts.differentiable)
+    return facts.stochastic and facts.differentiable
 
 
 def _dropping(step: str, step_l2: str) -> tuple[Line, ...]:
@@ -84,6 +88,8 @@ SUITES: Mapping[str, Suite] = {
             Line("pgd:restarts=2"),
             Line("square:queries=500", (Linf, L2), _gradients_may_lie),
             Line("sparse_rs:queries=500", (L0,), _gradients_may_lie),
+            Line("square:queries=100", (Linf, L2), _averages_tell),
+            Line("sparse_rs:queries=100", (L0,), _averages_tell),
         ),
         False,
         "What the model's facts and its parts' own objectives ask for.",

@@ -162,14 +162,15 @@ def _separation(
 ) -> dict[str, Any]:
     """How well suspicion tells clean images from each example's worst adversarial one.
 
-    The worst is chosen as for the accuracy, at the guard's own threshold, so the curve is of that
-    attack; one made for another threshold has another curve.
+    Over all draws of both, so that it is what one answer tells. The worst is chosen as for the
+    accuracy, at the guard's own threshold, so the curve is of that attack; one made for another
+    threshold has another curve.
     """
     chosen = worst_candidate([defended(c.selection, y, classes) for c in attacked])
-    negatives = clean.suspicion[:, 0]
-    positives = np.asarray(pick([c.suspicion for c in attacked], chosen))[:, 0]
-    truth = np.repeat([0, 1], [len(negatives), len(positives)])
-    fpr, tpr, _ = roc_curve(truth, np.concatenate([negatives, positives]))
+    negatives = clean.suspicion
+    positives = np.asarray(pick([c.suspicion for c in attacked], chosen))
+    truth = np.repeat([0, 1], [negatives.size, positives.size])
+    fpr, tpr, _ = roc_curve(truth, np.concatenate([negatives.ravel(), positives.ravel()]))
     keep = np.unique(np.linspace(0, len(fpr) - 1, min(ROC_POINTS, len(fpr))).astype(int))
     return {
         "auc": asdict(auc(negatives, positives)),

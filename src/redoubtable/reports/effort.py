@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from redoubtable.reports.record import Record
 from redoubtable.statistics import wilson
 
-_TIMES = re.compile(r"(\w+)_x(\d+)")
+_TIMES = re.compile(r"(\w+)_x(\d+(?:/\d+)?)")
 _WORDS = {"eot": "draws per gradient"}
 _ASKED = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -22,26 +23,27 @@ class Effort:
 
     Attributes:
         what: of which there is more: "steps".
-        left: share that stands by multiple.
+        left: share that stands by multiple, which is below 1 where there is less of it.
     """
 
     what: str
-    left: Mapping[int, Mapping[str, Any]]
+    left: Mapping[Fraction, Mapping[str, Any]]
 
 
 def efforts(record: Record) -> list[Effort]:
-    """Return what checks measured with more effort: their evidence such as `steps_x1`, `steps_x3`.
+    """Return what checks measured with other efforts: their evidence such as `steps_x3`.
 
     Intervals are over the images that the check looked at, the first ones.
     """
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    found: dict[str, dict[Fraction, dict[str, Any]]] = {}
     for finding in record["findings"]:
         evidence = finding["evidence"]
         for key, value in evidence.items():
             match = _TIMES.fullmatch(key)
             if match and isinstance(value, int | float) and evidence.get("n"):
                 n = int(evidence["n"])
-                found.setdefault(match[1], {})[int(match[2])] = asdict(wilson(float(value) * n, n))
+                times = found.setdefault(match[1], {})
+                times[Fraction(match[2])] = asdict(wilson(float(value) * n, n))
     return [
         Effort(_WORDS.get(word, word), dict(sorted(left.items())))
         for word, left in found.items()

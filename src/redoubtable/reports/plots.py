@@ -112,7 +112,7 @@ def roc(group: Sequence[Record]) -> str | None:
         return _svg(figure)
 
 
-def against(series: Sequence[tuple[str, Mapping[int, Mapping[str, Any]]]], what: str) -> str:
+def against(series: Sequence[tuple[str, Mapping[Any, Mapping[str, Any]]]], what: str) -> str:
     """Draw accuracy against a count, a line per model; bands are 95% intervals.
 
     Args:
@@ -124,9 +124,10 @@ def against(series: Sequence[tuple[str, Mapping[int, Mapping[str, Any]]]], what:
         for index, (name, shares) in enumerate(series):
             values, low, high = ([p[k] for p in shares.values()] for k in ("value", "low", "high"))
             tint, shape = colour(index), _SHAPES[index % len(_SHAPES)]
-            axes.fill_between(list(shares), low, high, color=tint, alpha=0.18, linewidth=0)
+            counts = [float(count) for count in shares]
+            axes.fill_between(counts, low, high, color=tint, alpha=0.18, linewidth=0)
             axes.plot(
-                list(shares), values, color=tint, linewidth=2.2, marker=shape, markersize=5,
+                counts, values, color=tint, linewidth=2.2, marker=shape, markersize=5,
                 label=_label(name),
             )  # fmt: skip
         axes.set_xlabel(what)

@@ -39,6 +39,7 @@ def test_an_honest_model_passes_every_check(name: str, x: Tensor, y: Tensor) -> 
     assert (found["more_draws"] != "not run") == random == (found["fixed_randomness"] != "not run")
     for check in ("adaptive_is_stronger", "transfer_is_weaker"):
         assert (found[check] != "not run") == defended
+    assert found["neighbours"] == "not run"
     always = {"randomness", "gradients", "uphill", "logits", "inner_gradients", "more_steps"}
     always |= {"unbounded", "iterative_is_stronger", "black_box_is_weaker", "monotone_in_eps"}
     assert {found[check] for check in always} == {"pass"}
@@ -179,8 +180,8 @@ class Bright(nn.Module):
 @pytest.mark.parametrize(
     ("late", "lucky", "verdict"),
     [
-        (range(0, 150, 23), (), "fail"),  # 5 of the first 100, 6 of the first 133
-        (range(0, 150, 28), (), "pass"),  # 5 of 133, more than 2%, may be chance at 2.5%
+        (range(0, 150, 23), (), "fail"),  # 7 of 150
+        (range(0, 150, 30), (), "pass"),  # 5 of 150, more than 2%, may be chance at 1.6%
         # As many rise as fall: another try, no more.
         (range(0, 150, 23), range(1, 150, 23), "pass"),
         ((), range(0, 150, 23), "fail"),  # more steps help the defender
@@ -189,7 +190,7 @@ class Bright(nn.Module):
 def test_a_few_images_that_fall_later_are_enough(
     register: Register, late: Any, lucky: Any, verdict: str
 ) -> None:
-    """Six changes in one direction are significant at 2.5%: 1/64; five are not: 1/32."""
+    """Six changes in one direction are significant in the end: 1/64; five are not: 1/32."""
 
     @register("late", access="score")
     def late_attack(
@@ -215,16 +216,17 @@ def test_a_few_images_that_fall_later_are_enough(
     x[list(lucky), 0, 1, 1] = 1.0
     e = checked(Bright(), x, torch.zeros(150, dtype=torch.int64), "late", Linf(0.5))
     finding = next(f for f in e.record["findings"] if f["check"] == "more_steps")
-    assert finding["evidence"]["n"] == 133
+    n = 50 if late and lucky else 150
+    assert finding["evidence"]["n"] == n
     assert finding["verdict"] == verdict, finding["says"]
-    fall, rise = (sum(i < 133 for i in group) for group in (late, lucky))
+    fall, rise = (sum(i < n for i in group) for group in (late, lucky))
     assert finding["evidence"]["steps_x3"] - finding["evidence"]["steps_x1"] == pytest.approx(
-        (rise - fall) / 133
+        (rise - fall) / n
     )
-    tied = 0.5 + math.comb(12, 6) / 2**13  # six heads or more in twelve throws
+    tied = 0.5 + math.comb(6, 3) / 2**7  # three heads or more in six throws
     expected = tied if fall and rise else 0.5 ** (fall + rise)
     assert finding["evidence"]["p"] == pytest.approx(expected)
-    assert "level 2.5%" in finding["says"]
+    assert f"level {'0.3' if n == 50 else '1.6'}%" in finding["says"]
 
 
 def test_an_attack_that_starts_from_few_steps_has_not_converged(x: Tensor) -> None:

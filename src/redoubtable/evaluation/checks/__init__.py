@@ -6,21 +6,25 @@ arXiv:2106.09947). docs/checks/ has a page for each.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from redoubtable.evaluation.candidates import Bench, Candidate
-from redoubtable.evaluation.checks import effort, model, rivals, traces
-from redoubtable.evaluation.checks.case import Case, Finding
+from redoubtable.evaluation.candidates import Bench
+from redoubtable.evaluation.checks import effort, model, rivals, stages, traces
+from redoubtable.evaluation.checks.case import Case as Case
+from redoubtable.evaluation.checks.case import Finding, strongest
+from redoubtable.evaluation.checks.case import count_of as count_of
 from redoubtable.evaluation.checks.case import part_of as part_of
 from redoubtable.evaluation.environment import hardware
 from redoubtable.evaluation.journal import Arrays
-from redoubtable.evaluation.plan import Plans, registered
+from redoubtable.evaluation.plan import Plans, adaptive_plan, registered
 from redoubtable.evaluation.turns import all_of
 from redoubtable.files import digest_source_files
+from redoubtable.registry import settable
 from redoubtable.threat import ThreatModel
 
 Check = Callable[[Case], Finding]
@@ -44,6 +48,7 @@ CHECKS: Mapping[str, Check] = {
         rivals.black_box_is_weaker,
         rivals.adaptive_is_stronger,
         rivals.transfer_is_weaker,
+        rivals.neighbours,
         model.fixed_randomness,
         rivals.noise,
     )
@@ -54,30 +59,31 @@ _ON_THEIR_OWN = (model.__name__, traces.__name__)
 """What these compute is no chunk of an attack, so their findings are kept as they are."""
 
 
-def findings(
-    bench: Bench,
-    plans: Plans,
-    candidates: Sequence[Candidate],
-    threat: ThreatModel,
-    classes: int,
-) -> list[dict[str, Any]]:
+def findings(case: Case) -> list[dict[str, Any]]:
     """Return what every check found, as a record keeps it.
-
-    Args:
-        bench: the model and all of its examples.
-        plans: the attacks that ran.
-        candidates: what they found, the clean images first.
-        threat: what the attacker may change.
-        classes: K; the answer K is a rejection.
 
     Raises:
         TakenError: other processes are at work on some of the images.
     """
-    case = Case(bench, plans, candidates, threat, classes)
     # Chunks first: an interruption then costs one of them, and not a whole check.
     order = sorted(CHECKS, key=lambda name: CHECKS[name].__module__ in _ON_THEIR_OWN)
     found = dict(zip(order, all_of(partial(_found, case, name) for name in order), strict=True))
     return [found[name] for name in CHECKS]
+
+
+def expected(bench: Bench, plans: Plans, threat: ThreatModel) -> int:
+    """Return how many chunks the checks attack at most; some end early or find nothing to do."""
+    case = Case(bench, plans, [], threat, 0)
+    once = [b for b in case.effort if "steps" in settable(b.entry.obj)]
+    drawn = [b for b in once if "eot" in settable(b.entry.obj)] if bench.facts.stochastic else []
+    retried = count_of(bench, stages.IMAGES[-1])
+    parts = len(stages.ends(retried, bench.facts.batch_dependent))
+    parts *= math.ceil(retried / bench.data.length)
+    steps = len(adaptive_plan(bench.model, ["fgsm"], threat)) if once else 0
+    # Restarts, half the radius, a search and noise are one attack each.
+    few = math.ceil(count_of(bench) / bench.data.length)
+    few *= 4 + steps + len(strongest(case.effort))
+    return parts * (len(once) + len(drawn)) + few
 
 
 def _found(case: Case, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every check gets to see, and what it gives."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings
+from redoubtable.evaluation.checks.stages import LEVEL
 from redoubtable.evaluation.chunks import Chunks
-from redoubtable.evaluation.outcomes import defended
+from redoubtable.evaluation.outcomes import defended, pick, worst_candidate
 from redoubtable.evaluation.plan import BoundAttack, Plans
 from redoubtable.evaluation.summary import worst
 from redoubtable.registry import settable
@@ -22,9 +23,6 @@ CHECKED_IMAGES = 100
 """How many of the first images the checks that attack again look at."""
 FEW = 0.02
 """A share of images small enough to be called none: one or two of a hundred."""
-LEVEL = 0.025
-"""Of a one-sided test. Where both directions are an alarm, 5% of the sound attacks raise one at
-most."""
 
 Stands = NDArray[np.bool_]
 """(N,) which images' right answers or rejections are the rule: more than half of the draws."""
@@ -58,12 +56,17 @@ def verdict(good: bool) -> Literal["pass", "fail"]:
     return "pass" if good else "fail"
 
 
+def count_of(bench: Bench, images: int = CHECKED_IMAGES) -> int:
+    """Return how many images a bench of the first ones has."""
+    if bench.facts.batch_dependent:  # a part of a batch is another batch
+        images = math.ceil(images / bench.data.length) * bench.data.length
+    return min(images, len(bench.data))
+
+
 def part_of(bench: Bench, images: int = CHECKED_IMAGES) -> Bench:
     """Return a bench of the first images."""
     few: Settings = replace(bench.settings, draws=min(bench.settings.draws, 10))
-    if bench.facts.batch_dependent:  # a part of a batch is another batch
-        images = math.ceil(images / bench.data.length) * bench.data.length
-    data = Chunks(*bench.data.first(images), bench.data.length)
+    data = Chunks(*bench.data.first(count_of(bench, images)), bench.data.length)
     return Bench(bench.model, data, few, bench.journal, bench.tick)
 
 
@@ -92,6 +95,8 @@ class Case:
         candidates: what they found, the clean images first.
         threat: what the attacker may change.
         classes: K; the answer K is a rejection.
+        neighbours: of a model that depends on its batch, what they found by other settings: an
+            image alone, or beside clean ones.
         memory: what one check measured and another one reads.
     """
 
@@ -100,6 +105,7 @@ class Case:
     candidates: Sequence[Candidate]
     threat: ThreatModel
     classes: int
+    neighbours: Mapping[str, Sequence[Candidate]] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -153,6 +159,28 @@ class Case:
         y = bench.data.y.numpy()
         flags = worst(first, lambda answers: defended(answers, y, self.classes))[1]
         return np.asarray(flags.mean(1))
+
+    def tally(self, candidates: Sequence[Candidate], rows: slice, draws: int) -> NDArray[np.int64]:
+        """Return (M,) how many of 2 * draws answers stand of each image's worst candidate.
+
+        Each half of the draws is judged by the candidate that is the worst on the other half, so
+        that all of them count and none of them chooses for itself.
+
+        Args:
+            candidates: whose answers are compared.
+            rows: the images that all candidates have seen.
+            draws: how many of the selection and of the report are looked at.
+        """
+        y, part = self.bench.data.y.numpy()[rows], (rows, slice(draws))
+        halves = [
+            [defended(answers[part], y, self.classes) for answers in (c.selection, c.report)]
+            for c in candidates
+        ]
+        counts = np.zeros(len(y), dtype=np.int64)
+        for chooses, counted in ((0, 1), (1, 0)):
+            chosen = worst_candidate([half[chooses] for half in halves])
+            counts += np.asarray(pick([half[counted] for half in halves], chosen)).sum(1)
+        return counts
 
     def standing(self, candidates: Sequence[Candidate], bench: Bench | None = None) -> Stands:
         """Return (N,) which images stand under each one's worst candidate."""

@@ -1,14 +1,20 @@
 """Whether more effort would change the number, and whether enough is enough."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from redoubtable.attacks import ATTACKS
+from redoubtable.evaluation.candidates import Candidate
+from redoubtable.evaluation.cascade import carry
+from redoubtable.evaluation.checks import stages
 from redoubtable.evaluation.checks.case import (
     FEW,
-    LEVEL,
     Case,
     Finding,
     part_of,
@@ -17,20 +23,24 @@ from redoubtable.evaluation.checks.case import (
     too_many,
     verdict,
 )
+from redoubtable.evaluation.outcomes import defended
 from redoubtable.evaluation.plan import BoundAttack
+from redoubtable.evaluation.turns import all_of
 from redoubtable.registry import settable
-from redoubtable.statistics import mcnemar, wilson
+from redoubtable.seeding import derive_seed
+from redoubtable.statistics import wilson
 
-RETRIED_IMAGES = 133
-"""How many of the first images are attacked with three times the effort. What the evaluation found
-with the effort once is known, so this costs as much as attacking a hundred with both."""
 _WORDS = {"steps": "steps", "eot": "draws per gradient", "restarts": "restarts"}
+
+
+def _given(bound: BoundAttack, word: str) -> Any:
+    """What an attack has of something, given or by default."""
+    return bound.arguments.get(word, bound.entry.obj.__kwdefaults__[word])  # type: ignore[attr-defined]
 
 
 def _scaled(bound: BoundAttack, word: str, factor: int) -> BoundAttack:
     """The attack with more of something; a step size that it leaves open shrinks with steps."""
-    default = bound.entry.obj.__kwdefaults__[word]  # type: ignore[attr-defined]
-    arguments = {**bound.arguments, word: factor * bound.arguments.get(word, default)}
+    arguments = {**bound.arguments, word: factor * _given(bound, word)}
     return ATTACKS.bind(ATTACKS.text(bound.entry.name, arguments))
 
 
@@ -49,30 +59,63 @@ def more_draws(case: Case) -> Finding:
 def _more(check: str, word: str, case: Case) -> Finding:
     """Whether the iterative attacks have converged in one of their efforts.
 
-    That fewer images stand and that more do are two questions, each asked of McNemar's exact test
-    at 2.5%: the one whose direction the accuracy has taken is answered.
+    That fewer images stand and that more do are two questions, each asked of the sign-flip test
+    at 2.5% over all its stages: the one whose direction the accuracy has taken is answered. Without
+    randomness the test is McNemar's.
     """
     able = [b for b in case.effort if {"steps", word} <= set(settable(b.entry.obj))]
     name = _WORDS[word]
     if not able:
         return Finding(check, "not run", f"no attack here takes steps and {name}", "adaptive", {})
-    few = part_of(case.bench, RETRIED_IMAGES)
-    n = len(few.data)
-    once = case.shares([case.of(b) for b in able], few)
-    more = [few.attacked("adaptive", _scaled(b, word, 3), case.threat) for b in able]
-    thrice = case.shares(more, few)
-    before, after = once.mean(), thrice.mean()
-    p = mcnemar(thrice > 0.5, once > 0.5, "greater" if after > before else "less")
-    says = f"with three times the {name} {after:.1%} of {n} images stand, before {before:.1%}"
-    says += f" (one-sided p {p:.2g}, level {LEVEL:.1%})"
-    differs = p < LEVEL and abs(after - before) > FEW
-    if differs and after > before:
+    seen, passes = _compared(case, able, [_scaled(b, word, 3) for b in able])
+    says = f"with three times the {name} {seen.after:.1%} of {seen.n} images stand, before "
+    says += f"{seen.before:.1%} (one-sided p {seen.p:.2g}, level {seen.level:.1%}; a change of "
+    says += f"{seen.notices:.0%} would be noticed nine times in ten)"
+    if seen.differs and seen.after > seen.before:
         says += f"; more {name} help the defender, so the attack is led astray"
-    elif differs:
+    elif seen.differs:
         says += "; the attack had not converged, so the robust accuracy is an overstatement"
-    evidence = {f"{word}_x1": float(before), f"{word}_x3": float(after), "p": p, "n": n}
-    evidence["passes"] = passes_of(more)
-    return Finding(check, verdict(not differs), says, "adaptive", evidence)
+    evidence = _single_step(case, able, seen.n) if word == "steps" else {}
+    evidence |= {f"{word}_x1": seen.before, f"{word}_x3": seen.after}
+    evidence |= {k: getattr(seen, k) for k in ("p", "level", "n", "stages", "of_stages", "notices")}
+    return Finding(
+        check, verdict(not seen.differs), says, "adaptive", evidence | {"passes": passes}
+    )
+
+
+def _single_step(case: Case, able: Sequence[BoundAttack], n: int) -> dict[str, Any]:
+    """What a single step leaves of the same images, where the plan has one and all others agree."""
+    single = [case.of(b) for b in case.effort if b.entry.name == "fgsm"]
+    steps = {_given(b, "steps") for b in able}
+    if not single or len(steps) > 1:
+        return {}
+    draws = case.few.draws
+    left = case.tally(single, slice(n), draws).mean() / (2 * draws)
+    return {f"steps_x1/{steps.pop()}": float(left)}
+
+
+def _compared(
+    case: Case, weaker: Sequence[BoundAttack], harder: Sequence[BoundAttack]
+) -> tuple[stages.Comparison, int]:
+    """Attack the first images harder until it is decided what that changes; and the passes."""
+    few, whole = part_of(case.bench, stages.IMAGES[-1]), case.bench.facts.batch_dependent
+    known, passes = [case.of(b) for b in weaker], 0
+
+    def measure(rows: slice) -> tuple[stages.Counts, stages.Counts]:
+        nonlocal passes
+        spared = np.ones(len(few.data), dtype=bool)
+        spared[rows] = False
+        # Draws are named by chunk, and the stages of one chunk must not share theirs.
+        seed = derive_seed("stage", few.settings.seed, rows.start)
+        stage = replace(few, settings=replace(few.settings, seed=seed))
+        # A part of a batch is another batch.
+        fallen = None if whole else spared
+        found = all_of(partial(stage.attacked, "adaptive", b, case.threat, fallen) for b in harder)
+        passes += passes_of(found)
+        return case.tally(known, rows, few.draws), case.tally(found, rows, few.draws)
+
+    ends = stages.ends(len(few.data), whole)
+    return stages.compare(ends, 2 * few.draws, measure, FEW), passes
 
 
 def more_restarts(case: Case) -> Finding:
@@ -98,13 +141,22 @@ def more_restarts(case: Case) -> Finding:
 def unbounded(case: Case) -> Finding:
     """Whether an attack that may show any image at all brings the accuracy to 0."""
     few, whole = case.few, case.threat.unbounded(case.bench.data.outline)
-    found = [few.attacked("adaptive", b, whole) for b in strongest(case.effort)]
-    share = wilson(float(case.shares(found, few).sum()), len(few.data))
+    y, found, passes = few.data.y.numpy(), list[Candidate](), 0
+    fallen: NDArray[np.bool_] | None = None
+    for bound in sorted(strongest(case.effort), key=lambda b: b != case.leader):
+        one = few.attacked("adaptive", bound, whole, fallen)
+        passes += passes_of([one])
+        found.append(carry(one, found[-1]) if found else one)
+        if not case.bench.facts.batch_dependent:  # a part of a batch is another batch
+            fallen = np.asarray(~defended(found[-1].selection, y, case.classes).any(1))
+            if bool(fallen.all()):
+                break
+    share = wilson(float(case.shares(found, few).sum()), len(y))
     says = f"with an unbounded change ({whole}) {share.value:.1%} of {share.n} images stand"
     if share.value > FEW:
         says += "; the attack fails where success is certain, so it measures itself, not the model"
     evidence = {"standing": share.value, "low": share.low, "high": share.high, "n": share.n}
-    evidence["passes"] = passes_of(found)
+    evidence["passes"] = passes
     return Finding("unbounded", verdict(share.value <= FEW), says, "adaptive", evidence)
 
 

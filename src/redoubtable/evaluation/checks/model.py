@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from redoubtable.evaluation.checks.case import (
     CHECKED_IMAGES,
     FEW,
-    LEVEL,
     Case,
     Finding,
     follows_gradients,
     too_many,
     verdict,
 )
+from redoubtable.evaluation.checks.stages import LEVEL
 from redoubtable.evaluation.passes import counted
 from redoubtable.gradients import input_gradient, mean_logits
 from redoubtable.losses import LOSSES, Objective, aim, cross_entropy

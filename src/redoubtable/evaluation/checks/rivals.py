@@ -1,11 +1,12 @@
 """Whether attacks that know more, or try harder, find what the others find."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from redoubtable.attacks import ATTACKS
 from redoubtable.evaluation.candidates import Candidate
 from redoubtable.evaluation.checks.case import (
-    LEVEL,
+    FEW,
     Case,
     Finding,
     Stands,
@@ -13,6 +14,7 @@ from redoubtable.evaluation.checks.case import (
     too_many,
     verdict,
 )
+from redoubtable.evaluation.checks.stages import LEVEL
 from redoubtable.evaluation.plan import BoundAttack, adaptive_plan
 from redoubtable.registry import settable
 from redoubtable.statistics import mcnemar, wilson
@@ -62,6 +64,32 @@ def transfer_is_weaker(case: Case) -> Finding:
     if worse:
         says += "; attacks on the model itself miss what a stranger finds, so they can be improved"
     return Finding(check, verdict(not worse), says, "adaptive", {"only": only, "n": n, "passes": 0})
+
+
+def neighbours(case: Case) -> Finding:
+    """Whether a model that depends on its batch falls to fewer adversarial neighbours, or to none.
+
+    That fewer images stand in one of the other settings is asked of McNemar's exact test, at a
+    level that they share.
+    """
+    check = "neighbours"
+    if not case.neighbours:
+        says = "the model answers each image by itself"
+        return Finding(check, "not run", says, "adaptive", {})
+    ours, level = case.shares(case.seen("adaptive")), LEVEL / len(case.neighbours)
+    evidence: dict[str, Any] = {"all": float(ours.mean()), "n": len(ours), "passes": 0}
+    weaker = []
+    for setting, candidates in case.neighbours.items():
+        theirs = case.shares([c for c in candidates if c.view == "adaptive"])
+        p = mcnemar(theirs > 0.5, ours > 0.5, "less")
+        evidence |= {setting: float(theirs.mean()), f"p_{setting}": p}
+        if p < level and ours.mean() - theirs.mean() > FEW:
+            weaker.append(setting)
+    says = f"{evidence['all']:.1%} of {len(ours)} images stand in batches that are adversarial as a"
+    says += " whole" + "".join(f", {evidence[s]:.1%} {s}" for s in case.neighbours)
+    if weaker:
+        says += f"; the attacker chooses the batch, so the number is that of {' and '.join(weaker)}"
+    return Finding(check, verdict(not weaker), says, "adaptive", evidence)
 
 
 def black_box_is_weaker(case: Case) -> Finding:
