@@ -3,17 +3,19 @@
 import errno
 import hashlib
 import inspect
+import io
 import json
 import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -184,6 +186,13 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False, ensure_ascii=False)
     # The name of a file or class may hold bytes that are no UTF-8: JSON has an escape for them.
     write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as one compressed `.npz`, whole or not at all; replaces the file."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -12,6 +12,7 @@ from redoubtable.cli.compare import compare
 from redoubtable.cli.demo import demo
 from redoubtable.cli.errors import one_line_warning
 from redoubtable.cli.evaluate import evaluate
+from redoubtable.cli.explain import explain
 from redoubtable.cli.export import export
 from redoubtable.cli.store import store
 from redoubtable.cli.train import train
@@ -32,6 +33,7 @@ app.command("store")(store)
 app.command("evaluate")(evaluate)
 app.command("attack")(attack)
 app.command("certify")(certify)
+app.command("explain")(explain)
 app.command("audit")(audit)
 app.command("compare")(compare)
 app.command("export")(export)

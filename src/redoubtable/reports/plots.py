@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -211,18 +211,28 @@ def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def montage(
-    rows: Sequence[NDArray[np.float32]], titles: Sequence[str], names: Sequence[str]
+    rows: Sequence[NDArray[np.float32]],
+    titles: Sequence[str],
+    names: Sequence[str],
+    *,
+    notes: Sequence[Sequence[str]] | None = None,
+    caption: str = "",
+    kind: Literal["png", "svg"] = "png",
 ) -> bytes:
-    """Return a PNG of images in rows and columns.
+    """Return a picture of images in rows and columns.
 
     Args:
-        rows: per row (M, C, H, W) in [0, 1].
+        rows: per row (M, C, H, W) in [0, 1]; the last ones may have fewer.
         titles: of the M columns.
         names: of the rows.
+        notes: per row M words, to stand under its images.
+        caption: a line or more under it all.
+        kind: of the file.
     """
-    count = len(titles)
+    count, below = len(titles), 0.22 if notes else 0.0
+    height = (1.25 + below) * len(rows) + 0.4
     with _style():
-        figure = Figure(figsize=(1.1 * count + 1.2, 1.25 * len(rows) + 0.4), facecolor=GROUND)
+        figure = Figure(figsize=(1.1 * count + 1.2, height), facecolor=GROUND)
         for r, (row, name) in enumerate(zip(rows, names, strict=True)):
             for c, image in enumerate(row):
                 axes = figure.add_subplot(len(rows), count, 1 + r * count + c)
@@ -233,8 +243,14 @@ def montage(
                     axes.set_ylabel(name, fontsize=9)
                 if r == 0:
                     axes.set_title(titles[c], fontsize=9)
+                if notes:
+                    axes.set_xlabel(notes[r][c], fontsize=8, labelpad=2)
+        if caption:
+            figure.text(0.125, 0.1 - 0.3 / height, caption, fontsize=8, va="top")
         content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=120, metadata=_UNSIGNED, bbox_inches="tight")
+        # Pictures of pixels inside an SVG are drawn at this many dots too; they may be enlarged.
+        dots, metadata = (120, _UNSIGNED) if kind == "png" else (300, _UNDATED)
+        figure.savefig(content, format=kind, dpi=dots, metadata=metadata, bbox_inches="tight")
     return content.getvalue()
 
 
