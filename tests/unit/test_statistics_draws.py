@@ -17,6 +17,7 @@ from redoubtable.statistics import (
     over_seeds,
     paired_difference,
     share_of_draws,
+    sign_flip,
     wilson,
 )
 
@@ -146,6 +147,21 @@ def test_the_p_value_is_the_share_of_signs_that_go_as_far(pairs: list[tuple[int,
     assert got.value == pytest.approx((a.mean() - b.mean()) / 3)
     assert (got.better, got.worse, got.n) == ((steps > 0).sum(), (steps < 0).sum(), len(steps))
     assert -1 <= got.low <= got.value <= got.high <= 1
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
+def test_a_one_sided_p_value_is_that_of_its_direction(steps: list[int]) -> None:
+    total = sum(steps)
+    sums = [int(np.dot(s, steps)) for s in itertools.product((1, -1), repeat=len(steps))]
+    more, less = np.mean([s >= total for s in sums]), np.mean([s <= total for s in sums])
+    assert sign_flip(steps, "greater") == pytest.approx(more, abs=1e-9)
+    assert sign_flip(steps, "less") == pytest.approx(less, abs=1e-9)
+
+
+def test_shares_are_no_counts() -> None:
+    with pytest.raises(ValueError, match="counts"):
+        sign_flip([0.5, 1.0])
+    assert sign_flip([0, 0], "less") == sign_flip([], "greater") == 1.0
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 20))

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from redoubtable.defenses import Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting, Threshold, calibrate
-from redoubtable.evaluation import guarded
+from redoubtable.evaluation import Settings, guarded
 from redoubtable.parts import Facts, Part, facts_of
 from redoubtable.seeding import seeded
 from redoubtable.threat import Linf, ThreatModel
 from redoubtable.types import Images, Labels
 from tests.networks import LinearModel, blobs, facts, small_net
-from tests.unit.evaluation.parts import Register, chosen_by_hand, guard, quick
+from tests.unit.evaluation.parts import Register, chosen_by_hand, guard, models, quick
 
 # -- abstention ----------------------------------------------------------------------------------
 
@@ -82,6 +82,33 @@ def test_detection_is_of_clean_against_adversarial_images(x: Tensor, y: Tensor) 
     assert (roc["fpr"][0], roc["tpr"][0], roc["fpr"][-1], roc["tpr"][-1]) == (0, 0, 1, 1)
     assert np.all(np.diff(roc["fpr"]) >= 0)
     assert np.all(np.diff(roc["tpr"]) >= 0)
+
+
+def test_detection_is_of_all_draws_of_a_random_guard(x: Tensor, y: Tensor) -> None:
+    """The area is what two single answers tell, over every pair of draws; its n is of images."""
+    model = models()["random and abstaining"]
+    e = quick(model, x, y, Linf(0.05), "fgsm:loss=evasion_margin", settings=Settings(draws=5))
+    view = e.record["detection"]["views"]["adaptive"]
+    (name,) = (k for k in e.arrays if k.startswith("adaptive") and k.endswith("/suspicion"))
+    clean, attacked = e.arrays["clean/suspicion"], e.arrays[name]
+    assert clean.shape == attacked.shape == (30, 5)
+    pairs = (attacked.ravel()[:, None] > clean.ravel()).mean()
+    assert view["auc"]["value"] == pytest.approx(pairs, abs=1e-6)
+    first = (attacked[:, :1] > clean[:, 0]).mean()
+    assert abs(first - pairs) > 1e-3, "a test that can't tell"
+    assert view["auc"]["n"] == 30
+
+
+def test_rates_of_some_images_are_those_of_an_evaluation_of_them(x: Tensor, y: Tensor) -> None:
+    settings, held_out = Settings(chunk=10), blobs(40, seed=9)
+    arguments: dict[str, Any] = {"held_out": held_out, "settings": settings}
+    some = quick(guard(), x, y, Linf(0.05), "fgsm", rate_images=10, **arguments)
+    alone = quick(guard(), x[:10], y[:10], Linf(0.05), "fgsm", **arguments)
+    assert some.record["rates"] == alone.record["rates"]
+    assert some.record["rates"][0]["clean"]["accuracy"]["one_shot"]["n"] == 10
+    every = quick(guard(), x, y, Linf(0.05), "fgsm", **arguments)
+    assert every.record["rates"][0]["clean"]["accuracy"]["one_shot"]["n"] == 30
+    assert every.record["adaptive"] == some.record["adaptive"]
 
 
 def test_suspicion_is_above_zero_exactly_where_the_image_is_rejected(x: Tensor, y: Tensor) -> None:
