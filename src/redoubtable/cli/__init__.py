@@ -14,6 +14,7 @@ from redoubtable.cli.errors import one_line_warning
 from redoubtable.cli.evaluate import evaluate
 from redoubtable.cli.explain import explain
 from redoubtable.cli.export import export
+from redoubtable.cli.reproduce import reproduce
 from redoubtable.cli.store import store
 from redoubtable.cli.train import train
 from redoubtable.data.memory import keep_to_limit
@@ -37,6 +38,7 @@ app.command("explain")(explain)
 app.command("audit")(audit)
 app.command("compare")(compare)
 app.command("export")(export)
+app.command("reproduce")(reproduce)
 app.command("list")(listing)
 app.command("env")(env)
 

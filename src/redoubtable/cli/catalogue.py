@@ -19,6 +19,7 @@ from redoubtable.detectors import SCORES
 from redoubtable.evaluation import SUITES, Suite, environment
 from redoubtable.losses import LOSSES
 from redoubtable.models import MODELS
+from redoubtable.papers import PAPERS
 from redoubtable.registry import Entry, Registry, settable
 from redoubtable.threat import THREATS
 from redoubtable.training import PRESETS, RECIPES
@@ -33,8 +34,9 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
     "presets": PRESETS,
     "data": DATASETS,
     "losses": LOSSES,
-}
     "targets": TARGETS,
+    "papers": PAPERS,
+}
 KINDS = (*REGISTRIES, "suites")
 Kind = enum.StrEnum("Kind", list(KINDS))  # type: ignore[misc]
 

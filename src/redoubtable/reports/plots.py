@@ -58,7 +58,7 @@ def curve(group: Sequence[Record]) -> str | None:
     """
     if not any(r.get("curve") for r in group):
         return None
-    with _style():
+    with picture_style():
         figure, axes = _axes()
         for index, record in enumerate(group):
             _curve_of(axes, record, index)
@@ -73,7 +73,7 @@ def curve(group: Sequence[Record]) -> str | None:
         if norm == "L0":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(figure, axes)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _curve_of(axes: Axes, record: Record, index: int) -> None:
@@ -94,7 +94,7 @@ def roc(group: Sequence[Record]) -> str | None:
     """Draw the ROC curves of the abstaining models under one threat; none without any."""
     if not any(r.get("detection") for r in group):
         return None
-    with _style():
+    with picture_style():
         figure, axes = _axes()
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="chance")
         for index, record in enumerate(group):
@@ -109,7 +109,7 @@ def roc(group: Sequence[Record]) -> str | None:
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _finish(figure, axes)
-        return _svg(figure)
+        return svg(figure)
 
 
 def against(series: Sequence[tuple[str, Mapping[Any, Mapping[str, Any]]]], what: str) -> str:
@@ -119,7 +119,7 @@ def against(series: Sequence[tuple[str, Mapping[Any, Mapping[str, Any]]]], what:
         series: per line its name and shares by count.
         what: the counts, for the axis.
     """
-    with _style():
+    with picture_style():
         figure, axes = _axes()
         for index, (name, shares) in enumerate(series):
             values, low, high = ([p[k] for p in shares.values()] for k in ("value", "low", "high"))
@@ -134,11 +134,11 @@ def against(series: Sequence[tuple[str, Mapping[Any, Mapping[str, Any]]]], what:
         axes.set_ylabel("accuracy")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(figure, axes)
-        return _svg(figure)
+        return svg(figure)
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def picture_style() -> Iterator[None]:
     """Matplotlib's defaults and our few words, whatever a user's matplotlibrc says; then its."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -184,13 +184,15 @@ def _radius(eps: str) -> float | None:
         return None
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """Return a figure as an SVG's data URI, the same bytes each time."""
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata=_UNDATED)
-    return _uri("image/svg+xml", content.getvalue())
+    return as_uri("image/svg+xml", content.getvalue())
 
 
-def _uri(kind: str, content: bytes) -> str:
+def as_uri(kind: str, content: bytes) -> str:
+    """Return a file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -201,7 +203,7 @@ def picture(image: NDArray[np.float32]) -> str:
     """Return one image as a PNG: (C, H, W) in [0, 1], grey unless it has three channels."""
     content = io.BytesIO()
     imsave(content, _pixels(image), format="png", origin="upper", metadata=_UNSIGNED)
-    return _uri("image/png", content.getvalue())
+    return as_uri("image/png", content.getvalue())
 
 
 def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -231,7 +233,7 @@ def montage(
     """
     count, below = len(titles), 0.22 if notes else 0.0
     height = (1.25 + below) * len(rows) + 0.4
-    with _style():
+    with picture_style():
         figure = Figure(figsize=(1.1 * count + 1.2, height), facecolor=GROUND)
         for r, (row, name) in enumerate(zip(rows, names, strict=True)):
             for c, image in enumerate(row):

@@ -1,0 +1,75 @@
+"""`redoubt reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from redoubtable.cli.errors import one_line_errors
+from redoubtable.cli.options import Device, Json, Root, Seed, command_line, device_of, print_json
+from redoubtable.cli.subject import Precision
+from redoubtable.papers import PAPERS
+from redoubtable.papers import reproduce as run_reproduction
+from redoubtable.reports import show_reproduction, write_reproduction
+
+
+@one_line_errors
+def reproduce(
+    paper: Annotated[str, typer.Argument(help=f"One of: {', '.join(p.name for p in PAPERS)}.")],
+    table: Annotated[list[int] | None, typer.Option(help="A table by number; repeatable.")] = None,
+    figure: Annotated[
+        list[int] | None, typer.Option(help="A figure by number; repeatable.")
+    ] = None,
+    beyond: Annotated[
+        list[str] | None,
+        typer.Option(help="What the paper has not, by name, such as certificate; repeatable."),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="smoke (digits, a minute), cpu (hours), full (a GPU).")
+    ] = "smoke",
+    data: Annotated[
+        str | None, typer.Option(help="A data set instead of those of the scale.")
+    ] = None,
+    root: Root = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; resumes. By default reproduced/PAPER-SCALE.")
+    ] = None,
+    seed: Seed = 0,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Run a paper's experiments: published beside measured, static beside adaptive.
+
+    Without --table, --figure or --beyond all of them run. What is finished is kept; a run that was
+    stopped goes on when the command is given again.
+
+    Examples:
+        redoubt reproduce dropping-pixels
+        redoubt reproduce dropping-pixels --table 1 --scale cpu --root data
+        redoubt reproduce dropping-pixels --figure 5 --scale cpu --data gtsrb --root data
+        redoubt reproduce dropping-pixels --beyond certificate --scale cpu --root data
+    """
+    asked = [f"table-{n}" for n in table or ()] + [f"figure-{n}" for n in figure or ()]
+    folder = out or Path("reproduced") / f"{paper}-{scale}"
+    record = run_reproduction(
+        paper,
+        [*asked, *(beyond or ())],
+        out=folder,
+        scale=scale,
+        data=data,
+        root=root,
+        seed=seed,
+        device=device_of(device),
+        precision=precision,
+        command=command_line(),
+    )
+    page = write_reproduction(folder)
+    if json:
+        print_json(record)
+        return
+    console = Console()
+    show_reproduction(record, console)
+    said = f"\nPage: {page}\nRecord: {folder / 'record.json'}"
+    console.print(said, highlight=False, soft_wrap=True)

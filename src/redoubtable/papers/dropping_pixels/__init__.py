@@ -1,0 +1,104 @@
+"""Dropping Pixels for Adversarial Robustness (Hosseini, Kannan & Poovendran 2019)."""
+
+from redoubtable.papers.dropping_pixels.accuracies import figure_2, table_1
+from redoubtable.papers.dropping_pixels.attacks import figure_5, figure_6
+from redoubtable.papers.dropping_pixels.beyond import certificate, masks, steps
+from redoubtable.papers.dropping_pixels.pictures import figure_3, figure_4
+from redoubtable.papers.dropping_pixels.scale import RATE, SCALES
+from redoubtable.papers.frame import PAPERS, Experiment, Paper, Published
+
+_CIFAR = "cifar10"
+
+
+def _table_1_published() -> list[Published]:
+    rate = f"r = {RATE:g}"
+    numbers = [
+        ("resnet110, original", 0.939, "Table 1, experiment 1"),
+        (f"resnet20, {rate}", 0.752, "Table 1, experiment 2"),
+        (f"resnet56, {rate}", 0.794, "Table 1, experiment 2"),
+        (f"resnet110, {rate}", 0.811, "Table 1, experiment 2"),
+        ("resnet110, r ~ U[0, 1]", 0.830, "Table 1, experiment 3"),
+        ("resnet110, originals to uniform (V1)", 0.789, "section 3.3"),
+        ("resnet110, noisy to uniform (V2)", 0.809, "section 3.3"),
+    ]
+    return [Published(series, value, _CIFAR, where) for series, value, where in numbers]
+
+
+EXPERIMENTS = (
+    Experiment(
+        "table-1",
+        "Accuracy on subsampled images",
+        table_1,
+        published=_table_1_published(),
+        claim="At a drop rate of 90% about 4 points (GTSRB) and 13 points (CIFAR-10) are lost; "
+        "training at random rates loses less than training at the rate of the test.",
+    ),
+    Experiment(
+        "figure-2",
+        "Accuracy against the drop rate, a network for each",
+        figure_2,
+        axis="drop rate",
+        claim="Accuracy stays nearly flat up to high drop rates, then falls.",
+    ),
+    Experiment(
+        "figure-3",
+        "Where the mass of explanation maps lies, and the maps",
+        figure_3,
+        claim="Trained at random rates, or with originals mapped to uniform, most of the mass lies "
+        "on dropped values; with noisy ones mapped to uniform, on kept values.",
+    ),
+    Experiment(
+        "figure-4",
+        "How much of the first filters lies at their centre, and the filters",
+        figure_4,
+        claim="Trained at a drop rate of 90% filters are concentrated at their centre; at random "
+        "rates they are a mixture.",
+    ),
+    Experiment(
+        "figure-5",
+        "Accuracy under L0 attacks against the drop rate",
+        figure_5,
+        axis="drop rate",
+        claim="Higher drop rates leave more under attack and less without; with ten masks and "
+        "rejection adversarial accuracy is on par with standard accuracy at high drop rates.",
+    ),
+    Experiment(
+        "figure-6",
+        "Accuracy under L2 and Linf attacks against the drop rate",
+        figure_6,
+        axis="drop rate",
+        claim="As under L0, with less gained.",
+    ),
+    Experiment(
+        "certificate",
+        "Proved, attacked knowing all, attacked as in the paper",
+        certificate,
+        axis="changed pixels",
+        claim="Not in the paper.",
+    ),
+    Experiment(
+        "masks",
+        "The paper's attack under Linf with more masks in each gradient, against one mask",
+        masks,
+        axis="masks",
+        claim="The paper takes ten.",
+    ),
+    Experiment(
+        "steps",
+        "The paper's attack under Linf with more steps, against one mask",
+        steps,
+        axis="steps",
+        claim="The paper does not say how many steps it takes.",
+    ),
+)
+
+
+@PAPERS.register("dropping-pixels")
+def dropping_pixels() -> Paper:
+    """Random pixel subsampling, votes and rejection by entropy (Hosseini et al. 2019)."""
+    return Paper(
+        "Dropping Pixels for Adversarial Robustness (Hosseini, Kannan & Poovendran 2019)",
+        "https://arxiv.org/abs/1905.00180",
+        EXPERIMENTS,
+        SCALES,
+    )

@@ -1,0 +1,116 @@
+"""Accuracy under attack against the drop rate: figures 5 and 6."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from redoubtable.attacks import ATTACKS
+from redoubtable.attacks.known import Known
+from redoubtable.evaluation import Evaluation
+from redoubtable.evaluation.outcomes import defended, one_shot, pick, worst_candidate
+from redoubtable.papers.dropping_pixels.scale import (
+    NATURAL,
+    UNIFORM,
+    Dropping,
+    budget_of,
+    threat_of,
+)
+from redoubtable.papers.frame import Row
+from redoubtable.papers.lab import Lab
+from redoubtable.statistics import Proportion
+from redoubtable.types import Images
+
+MODES = {
+    "one mask": (),
+    "ten masks": ("vote:draws=10",),
+    "one mask, rejecting": ("reject",),
+    "ten masks, rejecting": ("vote:draws=10", "reject"),
+}
+
+
+def figure_5(lab: Lab[Dropping]) -> Iterator[Row]:
+    """Accuracy under L0 attacks against the drop rate."""
+    yield from _attacked(lab, ("L0",))
+
+
+def figure_6(lab: Lab[Dropping]) -> Iterator[Row]:
+    """Accuracy under L2 and Linf attacks against the drop rate."""
+    yield from _attacked(lab, ("L2", "Linf"))
+
+
+def paper_attacks(lab: Lab[Dropping], norm: str) -> list[str]:
+    """Return the paper's attacks: gradients averaged over ten masks, two losses (section 4)."""
+    losses = ("carlini_wagner", "cross_entropy")
+    if norm == "L0":
+        steps = max(1, round(60 * lab.scale.steps))
+        return [f"l0_pgd:eot=10,loss={loss},steps={steps}" for loss in losses]
+    budget = budget_of(lab, norm)
+    steps = max(1, round(budget.steps * lab.scale.steps))
+    rest = f"momentum=0,steps={steps},step_size={budget.step}"
+    return [f"pgd:eot=10,loss={loss},{rest}" for loss in losses]
+
+
+def _attacked(lab: Lab[Dropping], norms: Iterable[str]) -> Iterator[Row]:
+    """Each mode at each rate: clean, under the paper's attack, under those that know all of it."""
+    network, (x, _) = lab.network(UNIFORM), lab.attacked
+    for norm in norms:
+        threat = threat_of(lab, norm)
+        baseline = lab.evaluation("natural", lab.network(NATURAL), threat, [*lab.scale.adaptive])
+        yield from _rows(f"{norm}, natural network", baseline, 0.0, "adaptive")
+        for rate in lab.scale.rates:
+            mask = [f"subsample:rate={rate:g}"] if rate else []
+            published = paper_attacks(lab, norm)
+            single = lab.evaluation(
+                f"one mask {rate:g}",
+                lab.guarded(network, mask),
+                threat,
+                [*published, *lab.scale.adaptive],
+                keep=len(x),
+            )
+            made = made_against(x, single, published)
+            for mode, defenses in MODES.items():
+                if not rate and any(d.startswith("vote") for d in defenses):
+                    continue  # ten answers without a mask are one
+                found = single
+                if defenses:
+                    model = lab.guarded(network, [*mask, *defenses])
+                    choice = [*made, *lab.scale.adaptive]
+                    found = lab.evaluation(f"{mode} {rate:g}", model, threat, choice)
+                texts = [m.name for m in made] or []
+                if not defenses:
+                    texts = [ATTACKS.bind(text).text for text in published]
+                yield from _rows(f"{norm}, {mode}", found, rate, *texts)
+
+
+def made_against(x: Images, single: Evaluation, attacks: Iterable[str]) -> list[Known]:
+    """The images that the paper's attacks made against one mask, to be shown to other models."""
+    names = [ATTACKS.bind(text).text for text in attacks]
+    images = [torch.from_numpy(single.images[f"adaptive/{name}"]) for name in names]
+    return [Known(x, i, f"against one mask, {n}") for i, n in zip(images, names, strict=True)]
+
+
+def _rows(series: str, found: Evaluation, rate: float, *published: str) -> Iterator[Row]:
+    """The clean accuracy, what the paper's attacks leave, and what all of them leave."""
+    draws = found.record["settings"]["draws"]
+    clean = Proportion(**found.record["clean"]["accuracy"]["one_shot"])
+    yield Row(series, "accuracy", "clean", clean, rate, draws)
+    if published != ("adaptive",):
+        yield Row(series, "accuracy", "static", worst_of(found, published), rate, draws)
+    robust = Proportion(**found.record["robust"]["accuracy"]["one_shot"])
+    yield Row(series, "accuracy", "adaptive", robust, rate, draws)
+    if "strict" in found.record["robust"]:
+        strict = Proportion(**found.record["robust"]["strict"]["one_shot"])
+        yield Row(series, "strict accuracy", "adaptive", strict, rate, draws)
+
+
+def worst_of(found: Evaluation, attacks: Iterable[str]) -> Proportion:
+    """What the worst of some attacks leaves of each image, chosen and reported on other draws."""
+    arrays, y = found.arrays, found.arrays["y"]
+    classes = int(found.record["model"]["classes"])
+    views = ("static", "adaptive")
+    prefixes = ["clean", *(f"{view}/{a}" for a in attacks for view in views)]
+    there = [p for p in prefixes if f"{p}/report" in arrays]
+    chosen = worst_candidate([defended(arrays[f"{p}/selection"], y, classes) for p in there])
+    report = pick([arrays[f"{p}/report"] for p in there], chosen)
+    return one_shot(defended(np.asarray(report, dtype=np.int16), y, classes))

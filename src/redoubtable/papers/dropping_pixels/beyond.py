@@ -1,0 +1,79 @@
+"""What the paper has not: a proof, and whether its attack has converged."""
+
+from collections.abc import Iterator
+
+from redoubtable.papers.dropping_pixels.attacks import made_against, paper_attacks, worst_of
+from redoubtable.papers.dropping_pixels.scale import (
+    PIXELS,
+    RATE,
+    UNIFORM,
+    Dropping,
+    budget_of,
+    masked,
+    threat_of,
+)
+from redoubtable.papers.frame import Row
+from redoubtable.papers.lab import Lab
+from redoubtable.statistics import Proportion
+from redoubtable.threat import L0
+
+CERTIFIED_PIXELS = (1, 3, 6, 13)
+
+
+def certificate(lab: Lab[Dropping]) -> Iterator[Row]:
+    """What is proved, what attacks that know all leave, and what the paper's leaves, by pixels.
+
+    The certificate is of the vote of infinitely many masks, one per pixel; attacked is the vote of
+    ten of the same masks.
+    """
+    network, (x, _) = lab.network(PIXELS), lab.attacked
+    for rate in lab.scale.certify_rates:
+        text = f"ablation:rate={rate:g},granularity=pixel"
+        choose, bound = lab.scale.samples
+        radii = [0.0, *map(float, CERTIFIED_PIXELS)]
+        found = lab.certificate(
+            f"masks {rate:g}", network, text, lab.scale.certified,
+            n0=choose, n=bound, alpha=0.05, radii=radii,
+        )  # fmt: skip
+        for point in found.record["certified"]:
+            proved = Proportion(**point["accuracy"])
+            yield Row(f"r = {rate:g}", "accuracy", "certified", proved, point["radius"], bound)
+        mask = f"subsample:rate={rate:g},granularity=pixel"
+        votes = lab.guarded(network, [mask, "vote:draws=10"])
+        for pixels in CERTIFIED_PIXELS:
+            threat, published = L0(pixels), paper_attacks(lab, "L0")
+            single = lab.evaluation(
+                f"one pixel mask {rate:g}", lab.guarded(network, [mask]), threat, published,
+                keep=len(x),
+            )  # fmt: skip
+            made = made_against(x, single, published)
+            choice = [*made, *lab.scale.adaptive]
+            attacked = lab.evaluation(f"ten pixel masks {rate:g}", votes, threat, choice)
+            draws = attacked.record["settings"]["draws"]
+            paper = worst_of(attacked, [m.name for m in made])
+            robust = Proportion(**attacked.record["robust"]["accuracy"]["one_shot"])
+            yield Row(f"r = {rate:g}", "accuracy", "static", paper, pixels, draws)
+            yield Row(f"r = {rate:g}", "accuracy", "adaptive", robust, pixels, draws)
+
+
+def masks(lab: Lab[Dropping]) -> Iterator[Row]:
+    """Whether the paper's attack has enough masks in each gradient."""
+    steps = max(1, round(40 * lab.scale.steps))
+    for count in (1, 10, 30, 100):
+        yield _point(lab, "masks in each gradient", count, count, steps)
+
+
+def steps(lab: Lab[Dropping]) -> Iterator[Row]:
+    """Whether the paper's attack has enough steps of its length."""
+    first = max(1, round(40 * lab.scale.steps))
+    for times in (1, 2, 4):
+        yield _point(lab, "steps with ten masks", times * first, 10, times * first)
+
+
+def _point(lab: Lab[Dropping], series: str, at: int, eot: int, steps: int) -> Row:
+    model, step = masked(lab.network(UNIFORM), RATE), budget_of(lab, "Linf").step
+    text = f"pgd:eot={eot},loss=cross_entropy,momentum=0,steps={steps},step_size={step}"
+    name = f"one mask {RATE:g}, {eot} masks, {steps} steps"
+    found = lab.evaluation(name, model, threat_of(lab, "Linf"), [text])
+    robust = Proportion(**found.record["adaptive"]["accuracy"]["one_shot"])
+    return Row(series, "accuracy", "static", robust, at, found.record["settings"]["draws"])

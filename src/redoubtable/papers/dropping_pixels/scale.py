@@ -1,0 +1,138 @@
+"""How large the experiments are, and the budgets of the paper.
+
+The paper's images lie in [-1, 1]: every radius and step here is half of what it says. It states
+no number of attack steps, no training schedule and no granularity of the mask; the choices are
+named where they are made.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import nn
+
+from redoubtable.defenses import Subsample
+from redoubtable.masks import Granularity
+from redoubtable.papers.frame import Scale, family
+from redoubtable.papers.lab import Lab
+from redoubtable.threat import L0, L2, Linf, ThreatModel
+from redoubtable.training import Settings as Training
+
+NATURAL, UNIFORM = "natural", "subsampled:rate=uniform"
+PIXELS = f"{UNIFORM},granularity=pixel"
+RATE = 0.9
+VARIANTS = {
+    f"subsampled_uniform:rate={RATE:g},variant=original": "originals to uniform (V1)",
+    f"subsampled_uniform:rate={RATE:g},variant=noisy": "noisy to uniform (V2)",
+}
+"""Section 3.3: networks that are to know nothing of what an attacker would show them."""
+SHARE = Fraction(3, 100)
+"""Of all pixels: the L0 budget, rounded down so that the bound holds."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A threat of section 4 of the paper and its step, in [0, 1]."""
+
+    eps: str
+    step: str | None
+    steps: int
+
+
+BUDGETS = {
+    "gtsrb": {"L2": Norm("256/255", "16/255", 40), "Linf": Norm("16/255", "2/255", 40)},
+    "cifar10": {"L2": Norm("0.5", "8/255", 40), "Linf": Norm("8/255", "1/255", 40)},
+    "digits": {"L2": Norm("2", "0.25", 40), "Linf": Norm("0.2", "0.02", 40)},
+}
+"""The paper's budgets; the digits, which it does not have, fall at about these."""
+
+
+@dataclass(frozen=True)
+class Dropping(Scale):
+    """The scale of this paper.
+
+    Attributes:
+        rates: drop rates that are attacked.
+        train_rates: drop rates of the networks of figure 2.
+        steps: of the attacks, of the paper's number; 1 for all.
+        adaptive: attacks that know all of the guard, by norm.
+        certify_rates: drop rates that are certified.
+        samples: that choose the class, and that bound its probability.
+        certified: test images that are certified.
+        maps: test images whose explanations are averaged over.
+    """
+
+    rates: tuple[float, ...] = ()
+    train_rates: tuple[float, ...] = ()
+    steps: float = 1.0
+    adaptive: tuple[str, ...] = ("pgd:steps=40",)
+    certify_rates: tuple[float, ...] = ()
+    samples: tuple[int, int] = (1000, 10_000)
+    certified: int = 500
+    maps: int = 500
+
+
+SCALES = {
+    "smoke": Dropping(
+        data=("digits",),
+        networks=("small_cnn",),
+        arguments={"width": 8},
+        training=Training(8, batch_size=64, lr=0.2, weight_decay=5e-4),
+        images=24,
+        clean=200,
+        held_out=100,
+        draws=2,
+        rates=(0.0, 0.9),
+        train_rates=(0.0, 0.9),
+        steps=0.125,
+        adaptive=("pgd:steps=5",),
+        certify_rates=(0.9,),
+        samples=(50, 200),
+        certified=12,
+        maps=12,
+    ),
+    "cpu": Dropping(
+        data=("gtsrb", "cifar10-jpeg"),
+        networks=("resnet20",),
+        training=Training(12, weight_decay=5e-4, precision="bf16"),
+        images=500,
+        clean=None,
+        held_out=1000,
+        draws=5,
+        rates=(0.0, 0.5, 0.8, 0.9, 0.95),
+        train_rates=(0.0, 0.5, 0.8, 0.9, 0.95),
+        certify_rates=(0.8, 0.9, 0.95),
+    ),
+    "full": Dropping(
+        data=("gtsrb", "cifar10"),
+        networks=("resnet20", "resnet56", "resnet110"),
+        training=Training(200, schedule="steps"),
+        images=2000,
+        clean=None,
+        held_out=None,
+        draws=20,
+        rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+        train_rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
+        adaptive=("pgd:steps=200,restarts=10",),
+        certify_rates=(0.8, 0.9, 0.95, 0.97, 0.98, 0.99),
+        certified=1000,
+    ),
+}
+
+
+def masked(network: nn.Module, rate: float, granularity: Granularity = "element") -> nn.Module:
+    """Return a network that sees subsampled images."""
+    return nn.Sequential(Subsample(rate, granularity), network) if rate else network
+
+
+def threat_of(lab: Lab[Dropping], norm: str) -> ThreatModel:
+    """Return the paper's threat on a data set."""
+    if norm == "L0":
+        height, width = lab.images("test", 1).shape[1:]
+        return L0(int(SHARE * height * width))
+    eps = float(Fraction(budget_of(lab, norm).eps))
+    return Linf(eps) if norm == "Linf" else L2(eps)
+
+
+def budget_of(lab: Lab[Dropping], norm: str) -> Norm:
+    """Return the paper's budget on a data set, as [0, 1] has it."""
+    return BUDGETS.get(family(lab.data), BUDGETS["cifar10"])[norm]

@@ -1,0 +1,160 @@
+"""What every reproduction is made of: published numbers, scales, experiments, measured rows."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from redoubtable.registry import Registry
+from redoubtable.statistics import Proportion
+from redoubtable.training import Settings as Training
+
+View = Literal["clean", "static", "adaptive", "certified", "none"]
+"""What an attack knew; "clean" without one, "certified" where no attack can go below, "none" for
+what is no accuracy."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of an experiment.
+
+    Attributes:
+        series: the line of a table, or the curve that it is a point of.
+        measure: what is measured.
+        view: what the attack knew.
+        found: the number with n and interval; None where it was published and not measured here.
+        at: its place on the axis of the experiment; None in a table.
+        draws: answers per image.
+        published: the same number in the paper, in the unit of `found`.
+        note: what else must be said of it.
+    """
+
+    series: str
+    measure: str
+    view: View
+    found: Proportion | None
+    at: float | None = None
+    draws: int = 1
+    published: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of the paper.
+
+    Attributes:
+        series: the series of the rows that it belongs beside.
+        value: a share, in [0, 1].
+        data: the data set that it was measured on; "cifar10-jpeg" is a copy of "cifar10".
+        where: in the paper.
+        at: place on the axis.
+    """
+
+    series: str
+    value: float
+    data: str
+    where: str
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a reproduction is; papers add what only they have.
+
+    Attributes:
+        data: data sets, unless the user names one.
+        networks: architectures, smallest first.
+        training: of every network, but for what data sets ask for.
+        images: attacked test images.
+        clean: test images for clean accuracies; None for all.
+        held_out: clean images that thresholds are fitted on; None for all there are.
+        draws: answers per image of a random model, for selection and again for the report.
+        arguments: of the networks.
+    """
+
+    data: tuple[str, ...]
+    networks: tuple[str, ...]
+    training: Training
+    images: int
+    clean: int | None
+    held_out: int | None
+    draws: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of a paper, or what goes beyond it.
+
+    Attributes:
+        name: as on the command line, "table-1".
+        title: what it shows.
+        run: measures the rows in a lab, `(lab) -> rows`; it may also keep pictures there.
+        axis: what `Row.at` is; None for a table.
+        published: the paper's numbers.
+        claim: what the paper says in words.
+        data: families of data sets that it is about; empty for any.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Any], Iterable[Row]]
+    axis: str | None = None
+    published: Sequence[Published] = ()
+    claim: str = ""
+    data: tuple[str, ...] = ()
+
+    def on(self, data: str) -> bool:
+        """Whether it is about a data set; any experiment runs on a stranger's."""
+        known = {"cifar10", "gtsrb"}
+        return not self.data or family(data) in self.data or family(data) not in known
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper whose experiments can be run.
+
+    Attributes:
+        title: of the paper, with authors and year.
+        url: where it is.
+        experiments: in their order.
+        scales: "smoke", "cpu" and "full".
+    """
+
+    title: str
+    url: str
+    experiments: tuple[Experiment, ...]
+    scales: Mapping[str, Scale]
+
+
+PAPERS: Registry[Callable[[], Paper]] = Registry("paper")
+
+
+def family(data: str) -> str:
+    """Return the data set that a name is a copy of: "cifar10" of "cifar10-jpeg"."""
+    return data.partition("-")[0]
+
+
+def beside(rows: Iterable[Row], published: Sequence[Published], data: str) -> list[Row]:
+    """Put published numbers beside the measured ones; those not measured follow as rows.
+
+    Args:
+        rows: as measured on `data`.
+        published: the paper's numbers; those of other data sets are left out.
+        data: name of a data set.
+    """
+    open_ = {(p.series, p.at): p for p in published if p.data == family(data)}
+    found = []
+    for row in rows:
+        match = open_.pop((row.series, row.at), None) if row.view in ("clean", "none") else None
+        if match is not None:
+            where = f"published: {match.where}"
+            note = f"{row.note}; {where}" if row.note else where
+            row = replace(row, published=match.value, note=note)
+        found.append(row)
+    for rest in open_.values():
+        note = f"published: {rest.where}; not measured at this scale"
+        found.append(
+            Row(rest.series, "accuracy", "clean", None, rest.at, published=rest.value, note=note)
+        )
+    return found

@@ -1,0 +1,187 @@
+"""A reproduction's record as tables in a terminal, as Markdown and as one page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from redoubtable.files import read_json, write_bytes
+from redoubtable.reports import panels
+from redoubtable.reports.record import Record, interval, with_interval
+
+_VIEWS = ("clean", "static", "adaptive", "certified", "none")
+
+
+def show_reproduction(record: Record, console: Console | None = None) -> None:
+    """Print each experiment as a table: published beside measured, static beside adaptive.
+
+    Args:
+        record: of kind "reproduction".
+        console: where to; standard output by default.
+    """
+    console = console or Console()
+    console.print(f"[bold]{record['title']}[/]\n{record['url']}", highlight=False)
+    for experiment in record["experiments"]:
+        console.print()
+        console.print(_table(experiment))
+        if experiment["claim"]:
+            console.print(f"The paper: {experiment['claim']}", highlight=False)
+        console.print(f"[dim]{escape(experiment['command'] or '')}[/]", highlight=False)
+    console.print()
+    console.print(conditions(record), highlight=False)
+
+
+def write_reproduction(folder: Path) -> Path:
+    """Write `index.html` and `report.md` beside the record in a reproduction's folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: there is no record of a reproduction, or a file can't be written.
+    """
+    record = read_reproduction(folder)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("redoubtable.reports", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(interval=interval, percent=_percent)
+    page = environment.get_template("reproduction.html.jinja").render(
+        record=record,
+        conditions=conditions(record),
+        experiments=[
+            {
+                **e,
+                "lines": pivot(e["rows"]),
+                "columns": views(e["rows"]),
+                "picture": panels.lines(e) if e["axis"] else None,
+                "drawn": [panels.drawn(folder / name) for name in e["pictures"]],
+            }
+            for e in record["experiments"]
+        ],
+    )
+    write_bytes(folder / "index.html", page.encode())
+    write_bytes(folder / "report.md", as_markdown(record).encode())
+    return folder / "index.html"
+
+
+def read_reproduction(folder: Path) -> Record:
+    """Read the record of a reproduction.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another kind.
+    """
+    record = read_json(folder / "record.json", "record")
+    if not isinstance(record, dict) or record.get("kind") != "reproduction":
+        raise ValueError(f"{folder} holds no reproduction; give the --out of redoubt reproduce")
+    return record
+
+
+def as_markdown(record: Record) -> str:
+    """Return a reproduction's record as GitHub's Markdown."""
+    parts = [f"# {record['title']}", f"<{record['url']}>", conditions(record)]
+    for e in record["experiments"]:
+        parts.append(f"## {e['name']}, {e['data']}: {e['title']}")
+        if e["claim"]:
+            parts.append(f"The paper: {e['claim']}")
+        if e["command"]:
+            parts.append(f"`{e['command']}`")
+        head, rows = cells(e)
+        lines = [head, ["---"] * len(head), *rows]
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def conditions(record: Record) -> str:
+    """Return what all numbers of a reproduction have in common, in words."""
+    scale, training = record["scale"], record["scale"]["training"]
+    epochs = training["epochs"]
+    devices = dict.fromkeys(e["environment"]["device"] for e in record["experiments"])
+    return (
+        f"Scale {scale['name']}: {epochs} epochs ({training['schedule']}), {scale['images']} "
+        f"attacked images, {scale['draws']} draws for the choice of the worst attack and as many "
+        f"for the report, seed {record['seed']}, search in {record['precision']}, "
+        f"{', '.join(devices)}. In brackets 95% intervals over the images. "
+        '"static" is the attack of the paper, which does not know the vote or the rejection; '
+        '"adaptive" the worst of all attacks, which know all. A rejected attacked image counts as '
+        "defended; strict counts only right answers."
+    )
+
+
+def cells(experiment: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return a table's head and rows as text, the views side by side."""
+    rows = experiment["rows"]
+    if experiment["axis"] is None:
+        return ["what", "measured", "published", "difference", "n"], [_flat(row) for row in rows]
+    columns = views(rows)
+    body, last = [], None
+    for (series, at), points in pivot(rows).items():
+        found = [_cell(points.get(column)) for column in columns]
+        body.append([series if series != last else "", f"{at:g}", *found])
+        last = series
+    return ["", experiment["axis"], *columns], body
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["found"] is None:
+        return ""
+    return with_interval(row["found"])
+
+
+def _flat(row: Mapping[str, Any]) -> list[str]:
+    found, published = row["found"], row["published"]
+    both = found is not None and published is not None
+    return [
+        row["series"] if row["measure"] == "accuracy" else f"{row['series']}: {row['measure']}",
+        with_interval(found) if found else "not measured",
+        _percent(published) if published is not None else "",
+        f"{100 * (found['value'] - published):+.1f}" if both else "",
+        str(found["n"]) if found else "",
+    ]
+
+
+def views(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns: what an attack knew, and what is measured if it is no accuracy."""
+    ordered = sorted(rows, key=lambda row: (_VIEWS.index(row["view"]), row["measure"]))
+    return list(dict.fromkeys(map(_column, ordered)))
+
+
+def _column(row: Mapping[str, Any]) -> str:
+    view, measure = row["view"], row["measure"]
+    if view == "none":
+        return str(measure)
+    return view if measure == "accuracy" else f"{view}, {measure.removesuffix(' accuracy')}"
+
+
+def pivot(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], dict[str, Any]]:
+    """Return the rows by series and place on the axis, and then by column."""
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault((row["series"], row["at"]), {})[_column(row)] = row
+    order = {series: k for k, series in enumerate(dict.fromkeys(row["series"] for row in rows))}
+    return dict(sorted(found.items(), key=lambda item: (order[item[0][0]], item[0][1])))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _table(experiment: Mapping[str, Any]) -> Table:
+    """A terminal's table; an interval stands below its number, so that many fit side by side."""
+    head, rows = cells(experiment)
+    title = f"{experiment['name']}, {experiment['data']}: {experiment['title']}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column(head[0], overflow="fold")
+    for name in head[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for first, *rest in rows:
+        table.add_row(first, *(cell.replace(" [", "\n[") for cell in rest))
+    return table

@@ -1,0 +1,97 @@
+"""Every experiment of the paper, on real digits at the smallest scale, from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from redoubtable.cli import app
+from redoubtable.papers import PAPERS
+from redoubtable.papers.dropping_pixels.scale import SCALES, budget_of, threat_of
+from redoubtable.papers.lab import Lab
+
+NAMES = [e.name for e in PAPERS["dropping-pixels"].obj().experiments]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reproduced")
+    done = CliRunner().invoke(app, ["reproduce", "dropping-pixels", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    for name in NAMES:
+        assert f"{name}, digits" in " ".join(done.stdout.split())
+    return out
+
+
+@pytest.fixture(scope="module")
+def experiments(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / "record.json").read_text())
+    return {e["name"]: e for e in record["experiments"]}
+
+
+def value(experiment: Any, series: str, view: str, at: float | None = None) -> float:
+    (row,) = (
+        r
+        for r in experiment["rows"]
+        if (r["series"], r["view"], r["at"], r["measure"]) == (series, view, at, "accuracy")
+    )
+    return float(row["found"]["value"])
+
+
+def test_all_experiments_are_there_in_their_order(experiments: dict[str, Any]) -> None:
+    assert list(experiments) == NAMES
+
+
+def test_networks_have_learned_and_masks_cost_accuracy(experiments: dict[str, Any]) -> None:
+    natural = value(experiments["table-1"], "small_cnn, original", "clean")
+    masked = value(experiments["table-1"], "small_cnn, r = 0.9", "clean")
+    assert natural > 0.9
+    assert 0.5 < masked < natural
+
+
+@pytest.mark.parametrize("name", ["figure-5", "figure-6"])
+def test_no_attack_that_knows_all_leaves_more_than_the_papers(
+    experiments: dict[str, Any], name: str
+) -> None:
+    rows = experiments[name]["rows"]
+    pairs = {(r["series"], r["at"]) for r in rows if r["view"] == "static"}
+    assert len(pairs) >= 6
+    for series, at in pairs:
+        static = value(experiments[name], series, "static", at)
+        assert value(experiments[name], series, "adaptive", at) <= static + 1e-9
+
+
+def test_the_natural_network_falls(experiments: dict[str, Any]) -> None:
+    for name, norm in (("figure-6", "L2"), ("figure-6", "Linf")):
+        assert value(experiments[name], f"{norm}, natural network", "adaptive", 0.0) <= 0.05
+
+
+def test_what_is_proved_is_less_than_what_attacks_leave(experiments: dict[str, Any]) -> None:
+    certificate = experiments["certificate"]
+    proved = [value(certificate, "r = 0.9", "certified", k) for k in (0, 1, 3, 6, 13)]
+    assert proved == sorted(proved, reverse=True)
+    assert proved[1] > 0 and proved[-1] == 0  # more than 6 pixels can't be certified at 0.9
+    assert value(certificate, "r = 0.9", "adaptive", 1) > 0
+
+
+def test_more_masks_are_no_worse_an_attack(experiments: dict[str, Any]) -> None:
+    masks = experiments["masks"]
+    one, hundred = (value(masks, "masks in each gradient", "static", k) for k in (1, 100))
+    assert hundred < one
+
+
+def test_budgets_are_half_of_what_the_paper_says(tmp_path: Path) -> None:
+    scale = SCALES["cpu"]
+    for data, linf, l2 in (("gtsrb", 16, 256), ("cifar10-jpeg", 8, 127.5)):
+        lab = Lab(scale, data, None, tmp_path)
+        assert threat_of(lab, "Linf").eps == pytest.approx(linf / 255)
+        assert threat_of(lab, "L2").eps == pytest.approx(l2 / 255)
+        assert budget_of(lab, "Linf").step == f"{linf // 8}/255"
+        assert budget_of(lab, "L2").step == f"{16 if data == 'gtsrb' else 8}/255"
+
+
+def test_three_hundredths_of_the_pixels_are_rounded_down() -> None:
+    lab = Lab(SCALES["smoke"], "digits", None, Path("unused"))
+    assert threat_of(lab, "L0").eps == 23  # 0.03 x 784 = 23.52
