@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from redoubtable.defenses import DEFENSES, InputTransform, Subsample, Vote, subsample
 from redoubtable.defenses.subsampling import uniform_rates
-from redoubtable.parts import bare, facts_of
+from redoubtable.parts import Part, bare, facts_of
 from redoubtable.seeding import seeded
 from tests.networks import LinearModel, RandomScale, blobs, facts, small_net
 
@@ -239,6 +239,33 @@ def test_images_are_not_mixed_up_between_draws() -> None:
         expected = net(x).log_softmax(1)
         assert torch.allclose(Vote(net, draws=4)(x), expected, atol=1e-5)
         assert torch.equal(Vote(net, draws=4, count="labels")(x).argmax(1), expected.argmax(1))
+
+
+def test_a_processor_sees_few_images_at_a_time_and_all_of_a_batch_that_matters() -> None:
+    """Masks are those of one pass over all, so numbers do not depend on the cache."""
+    seen: list[int] = []
+    net, x = small_net(), blobs(20)
+    net.register_forward_hook(lambda module, arguments, out: seen.append(len(out)))
+    inner = nn.Sequential(Subsample(rate=0.5), net)
+    with torch.no_grad(), seeded("vote"):
+        out = Vote(inner, draws=7)(x)
+    assert seen == [64, 64, 12]
+    with torch.no_grad(), seeded("vote"):
+        whole = inner(x.repeat(7, 1, 1, 1)).view(7, 20, -1)
+    assert torch.allclose(out.exp(), whole.softmax(2).mean(0), atol=1e-6)
+
+    class Centred(Part):
+        facts = facts(batch_dependent=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0)
+
+        def undefended(self) -> nn.Module:
+            return nn.Identity()
+
+    seen.clear()
+    Vote(nn.Sequential(Centred(), net), draws=7)(x)
+    assert seen == [140]
 
 
 def test_the_draws_of_a_vote_are_independent() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
+from redoubtable.gradients import images_per_pass
 from redoubtable.parts import facts_of, in_eval_mode
 from redoubtable.seeding import seeded
 from redoubtable.statistics import lower_bound
@@ -96,7 +97,8 @@ def certify(
             not need more than half of all, and loses a little where they are not.
         seed: of all samples.
         first: number of the first image, where `x` is a part of many.
-        batch_size: copies in one pass; another one draws other samples.
+        batch_size: copies that are drawn together; another number draws other samples. A processor
+            sees fewer at a time, as many as fit its cache.
 
     Raises:
         TypeError: `x` are no images.
@@ -220,7 +222,7 @@ def predict(
         alpha: level of the test.
         seed: of all samples.
         first: number of the first image, where `x` is a part of many.
-        batch_size: copies in one pass.
+        batch_size: copies that are drawn together.
 
     Returns:
         (N,) classes, `ABSTAIN` where the samples do not tell.
@@ -249,7 +251,9 @@ def _votes(
     classes = -1 if facts_of(model).abstains else None
     total: NDArray[np.int64] | None = None
     for size in _sizes(n, batch_size):
-        out = model(randomisation.sample(there.expand(size, *image.shape)))
+        copies = randomisation.sample(there.expand(size, *image.shape))
+        pieces = copies.split(images_per_pass(model, copies, 1, None))
+        out = torch.cat([model(piece) for piece in pieces])
         if bool(out.isnan().any()):
             raise ValueError("the model answers randomised copies with NaN; no vote can be counted")
         out = out[:, :classes]

@@ -87,7 +87,7 @@ def certified(
             the record has that whole range in any case.
         seed: of all samples.
         chunk: images that one piece of work covers; it does not change results.
-        batch_size: copies in one pass; another one draws other samples.
+        batch_size: copies that are drawn together; another number draws other samples.
         out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
         name: what the model is called in the record.
         data: what the images are called in the record.

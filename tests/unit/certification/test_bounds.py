@@ -99,6 +99,18 @@ def test_one_class_alone_is_certain() -> None:
     assert got.classes.tolist() == [0, 0]
 
 
+def test_a_processor_sees_few_copies_at_a_time_and_every_one_counts() -> None:
+    seen: list[int] = []
+    net = small_net()
+    net.register_forward_hook(lambda module, arguments, out: seen.append(len(out)))
+    got = certify(net, blobs(1), LAW, n0=70, n=150, alpha=0.05, batch_size=140)
+    assert seen == [64, 6, 64, 64, 12, 10]
+    with seeded("certify bound", 0, LAW.guarantee(), 0), torch.no_grad():
+        copies = [LAW.sample(blobs(1).expand(n, -1, -1, -1)) for n in (140, 10)]
+        votes = torch.bincount(net(torch.cat(copies)).argmax(1), minlength=4)
+    assert got.hits[0] in votes.tolist() and got.hits[0] == votes.max()
+
+
 def test_a_rejection_is_no_vote() -> None:
     net, x = small_net(), blobs(6)
     guard = Rejecting(net, Entropy(), 0.6)
