@@ -5,7 +5,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType, UnionType
 from typing import Any, Generic, TypeVar
 
@@ -116,22 +116,7 @@ class Registry(Generic[T]):
         name, _, rest = text.strip().partition(":")
         entry = self[name]
         known = settable(entry.obj) | self._named(entry.obj)
-        arguments: dict[str, Any] = {}
-        for pair in filter(None, (p.strip() for p in rest.split(","))):
-            key, equals, raw = pair.partition("=")
-            key = key.strip()
-            if not equals:
-                raise ValueError(f"in {text!r}: write arguments as key=value, got {pair!r}")
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}"
-                raise ValueError(f"{self.kind} {name!r} has no argument {key!r}; {hint}")
-            if key in arguments:
-                raise ValueError(f"in {text!r}: {key!r} is given twice")
-            if key in self._vocabularies:
-                arguments[key] = self._vocabularies[key][raw.strip()].obj
-            else:
-                arguments[key] = _read(raw.strip(), known[key], f"{name}:{key}")
+        arguments = read_arguments(rest, known, self.kind, name, self._vocabularies)
         return Bound(entry, MappingProxyType(arguments), self.text(name, arguments))
 
     def _named(self, obj: Any) -> dict[str, Any]:
@@ -151,9 +136,58 @@ class Registry(Generic[T]):
         return name + (":" + ",".join(pairs) if pairs else "")
 
 
+def read_arguments(
+    text: str,
+    known: Mapping[str, Any],
+    kind: str,
+    name: str,
+    vocabularies: Mapping[str, "Registry[Any]"] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Read `key=value,key=value`.
+
+    Args:
+        text: what is read; empty for none.
+        known: what can be set, with the annotation that says how to read it.
+        kind: of what it is for, such as "attack".
+        name: of what it is for.
+        vocabularies: by argument, the registry whose names are its values.
+
+    Raises:
+        ValueError: a key or a value is not accepted, or a key is given twice.
+    """
+    arguments: dict[str, Any] = {}
+    for pair in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, raw = pair.partition("=")
+        key = key.strip()
+        if not equals:
+            raise ValueError(f"{kind} {name!r}: write arguments as key=value, got {pair!r}")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}"
+            raise ValueError(f"{kind} {name!r} has no argument {key!r}; {hint}")
+        if key in arguments:
+            raise ValueError(f"{kind} {name!r}: {key!r} is given twice")
+        if key in vocabularies:
+            arguments[key] = vocabularies[key][raw.strip()].obj
+        else:
+            arguments[key] = _read(raw.strip(), known[key], f"{name}:{key}")
+    return arguments
+
+
 def _written(value: Any) -> str:
     """A value as `_read` reads it."""
     return ";".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def settable_fields(kind: type) -> dict[str, Any]:
+    """Return which fields of a dataclass can be set in text, by name, with their annotation."""
+    hints = typing.get_type_hints(kind)
+    plain = (int, float, bool, str, type(None), Sequence[float])
+    return {
+        f.name: hints[f.name]
+        for f in fields(kind)
+        if all(o in plain or isinstance(o, str | bool) for o in _options(hints[f.name]))
+    }
 
 
 def settable(obj: Any) -> dict[str, Any]:
@@ -204,7 +238,9 @@ def _read(raw: str, annotation: Any, where: str) -> Any:
     if truth and raw.lower() in ("true", "false"):
         return raw.lower() == "true"
     numbers = [read_number(part) for part in raw.split(";")]
-    several = any(typing.get_origin(o) is Sequence for o in options) and len(numbers) > 1
+    sequences = any(typing.get_origin(o) is Sequence for o in options)
+    # Of one number, `mean=0.5`, a plain one is made where that is taken too.
+    several = sequences and (len(numbers) > 1 or not {int, float} & set(options))
     if several and None not in numbers:
         return tuple(numbers)
     number = read_number(raw)

@@ -26,7 +26,10 @@ def reproduce(
         typer.Option(help="What the paper has not, by name, such as certificate; repeatable."),
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke (digits, a minute), cpu (hours), full (a GPU).")
+        str,
+        typer.Option(
+            help="smoke (digits, a minute), cpu (hours) or full (a GPU); cpu:images=200,draws=3."
+        ),
     ] = "smoke",
     data: Annotated[
         str | None, typer.Option(help="A data set instead of those of the scale.")
@@ -52,7 +55,7 @@ def reproduce(
         redoubt reproduce dropping-pixels --beyond certificate --scale cpu --root data
     """
     asked = [f"table-{n}" for n in table or ()] + [f"figure-{n}" for n in figure or ()]
-    folder = out or Path("reproduced") / f"{paper}-{scale}"
+    folder = out or Path("reproduced") / f"{paper}-{scale.partition(':')[0]}"
     record = run_reproduction(
         paper,
         [*asked, *(beyond or ())],

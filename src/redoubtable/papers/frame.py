@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from redoubtable.registry import Registry
+from redoubtable.registry import Registry, read_arguments, settable_fields
 from redoubtable.statistics import Proportion
 from redoubtable.training import Settings as Training
 
@@ -81,6 +81,13 @@ class Scale:
     draws: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse numbers of images and draws that are none."""
+        for name in ("images", "clean", "held_out", "draws"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` of a scale must be at least 1, got {value}")
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -125,6 +132,19 @@ class Paper:
     url: str
     experiments: tuple[Experiment, ...]
     scales: Mapping[str, Scale]
+
+
+def scaled(scales: Mapping[str, Scale], text: str) -> Scale:
+    """Return a scale by its name, `cpu`, or changed, `cpu:images=200,draws=3`.
+
+    Raises:
+        ValueError: there is no such scale, or it has no such setting.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in scales:
+        raise ValueError(f"`scale` must be one of {', '.join(scales)}, got {name!r}")
+    kind = type(scales[name])
+    return replace(scales[name], **read_arguments(rest, settable_fields(kind), "scale", name))
 
 
 PAPERS: Registry[Callable[[], Paper]] = Registry("paper")

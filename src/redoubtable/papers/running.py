@@ -10,7 +10,7 @@ import torch
 
 from redoubtable.evaluation import environment
 from redoubtable.files import locked, make_folder, read_json, write_json
-from redoubtable.papers.frame import PAPERS, Experiment, beside
+from redoubtable.papers.frame import PAPERS, Experiment, beside, scaled
 from redoubtable.papers.lab import Lab
 
 SCHEMA = 1
@@ -39,7 +39,8 @@ def reproduce(
         paper: a name in `PAPERS`.
         experiments: names of experiments; none for all.
         out: folder; the record is `record.json` in it, written anew after each experiment.
-        scale: "smoke" on the digits, "cpu" for two cores, "full" for the paper's own.
+        scale: "smoke" on the digits, "cpu" for two cores, "full" for the paper's own; settings may
+            be changed, as in "cpu:images=200,draws=3".
         data: a data set instead of the scale's.
         root: folder of data sets.
         seed: of everything.
@@ -56,9 +57,7 @@ def reproduce(
             asked for is about the data; or another run uses the folder.
     """
     about = PAPERS[paper].obj()
-    if scale not in about.scales:
-        raise ValueError(f"`scale` must be one of {', '.join(about.scales)}, got {scale!r}")
-    size = about.scales[scale]
+    size = scaled(about.scales, scale)
     asked = _asked(about.experiments, experiments)
     sets = (data,) if data else size.data
     record: dict[str, Any] = {

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from redoubtable.cli import app
 from redoubtable.papers import PAPERS
+from redoubtable.papers.dropping_pixels.attacks import paper_attacks
 from redoubtable.papers.dropping_pixels.scale import SCALES, budget_of, threat_of
+from redoubtable.papers.frame import scaled
 from redoubtable.papers.lab import Lab
 
 NAMES = [e.name for e in PAPERS["dropping-pixels"].obj().experiments]
@@ -82,14 +84,25 @@ def test_more_masks_are_no_worse_an_attack(experiments: dict[str, Any]) -> None:
     assert hundred < one
 
 
-def test_budgets_are_half_of_what_the_paper_says(tmp_path: Path) -> None:
-    scale = SCALES["cpu"]
+@pytest.mark.parametrize(("eps_scale", "times"), [("centred", 1), ("unit", 2)])
+def test_budgets_are_half_of_what_the_paper_says_of_its_scale(
+    tmp_path: Path, eps_scale: str, times: int
+) -> None:
+    scale = scaled(SCALES, f"cpu:eps_scale={eps_scale}")
     for data, linf, l2 in (("gtsrb", 16, 256), ("cifar10-jpeg", 8, 127.5)):
         lab = Lab(scale, data, None, tmp_path)
-        assert threat_of(lab, "Linf").eps == pytest.approx(linf / 255)
-        assert threat_of(lab, "L2").eps == pytest.approx(l2 / 255)
-        assert budget_of(lab, "Linf").step == f"{linf // 8}/255"
-        assert budget_of(lab, "L2").step == f"{16 if data == 'gtsrb' else 8}/255"
+        assert threat_of(lab, "Linf").eps == pytest.approx(times * linf / 255)
+        assert threat_of(lab, "L2").eps == pytest.approx(times * l2 / 255)
+        assert budget_of(lab, "Linf").step * 255 == times * linf / 8
+        assert budget_of(lab, "L2").step * 255 == times * (16 if data == "gtsrb" else 8)
+
+
+def test_the_papers_attacks_are_two_losses_away_and_towards_each_target() -> None:
+    lab = Lab(SCALES["cpu"], "gtsrb", None, Path("unused"))
+    texts = paper_attacks(lab, "Linf")
+    assert len(set(texts)) == 6
+    assert sum("targets" in t for t in texts) == 4
+    assert all("eot=10" in t and "step_size=2/255" in t and "steps=40" in t for t in texts)
 
 
 def test_three_hundredths_of_the_pixels_are_rounded_down() -> None:

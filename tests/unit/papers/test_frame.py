@@ -1,7 +1,10 @@
 """Published numbers stand beside the measured ones that they belong to."""
 
-from redoubtable.papers.frame import Experiment, Published, Row, beside, family
+import pytest
+
+from redoubtable.papers.frame import Experiment, Published, Row, Scale, beside, family, scaled
 from redoubtable.statistics import wilson
+from redoubtable.training import Settings as Training
 
 FOUND = wilson(80, 100)
 PUBLISHED = [
@@ -56,3 +59,28 @@ def test_an_experiment_of_one_data_set_runs_on_it_and_on_a_strangers() -> None:
     assert not one.on("gtsrb")
     assert one.on("mine.npz")
     assert Experiment("x", "X", lambda lab: []).on("gtsrb")
+
+
+SCALES = {"cpu": Scale(("digits",), ("small_cnn",), Training(1), 10, None, None, 2)}
+
+
+def test_a_scale_is_named_and_may_be_changed() -> None:
+    assert scaled(SCALES, "cpu") is not None
+    changed = scaled(SCALES, "cpu:images=7,clean=30")
+    assert (changed.images, changed.clean, changed.draws) == (7, 30, 2)
+    assert SCALES["cpu"].images == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gpu", "`scale` must be one of cpu, got 'gpu'"),
+        ("cpu:imges=3", "scale 'cpu' has no argument 'imges'; did you mean images"),
+        ("cpu:images=many", "cpu:images must be a whole number, got 'many'"),
+        ("cpu:images=0", "`images` of a scale must be at least 1, got 0"),
+        ("cpu:training=3", "scale 'cpu' has no argument 'training'"),
+    ],
+)
+def test_a_scale_that_is_none_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        scaled(SCALES, text)

@@ -40,15 +40,20 @@ def figure_6(lab: Lab[Dropping]) -> Iterator[Row]:
 
 
 def paper_attacks(lab: Lab[Dropping], norm: str) -> list[str]:
-    """Return the paper's attacks: gradients averaged over ten masks, two losses (section 4)."""
-    losses = ("carlini_wagner", "cross_entropy")
+    """Return the paper's attacks (section 4): gradients averaged over ten masks.
+
+    Two losses, away from the label and towards targets; the best of all for each image counts.
+    """
+    towards = ["", *(f",targets={t}" for t in lab.scale.targets)]
+    losses = ("cross_entropy", "carlini_wagner")
+    kinds = [f"eot=10,loss={loss}{t}" for t in towards for loss in losses]
     if norm == "L0":
         steps = max(1, round(60 * lab.scale.steps))
-        return [f"l0_pgd:eot=10,loss={loss},steps={steps}" for loss in losses]
+        return [f"l0_pgd:{kind},steps={steps}" for kind in kinds]
     budget = budget_of(lab, norm)
     steps = max(1, round(budget.steps * lab.scale.steps))
     rest = f"momentum=0,steps={steps},step_size={budget.step}"
-    return [f"pgd:eot=10,loss={loss},{rest}" for loss in losses]
+    return [f"pgd:{kind},{rest}" for kind in kinds]
 
 
 def _attacked(lab: Lab[Dropping], norms: Iterable[str]) -> Iterator[Row]:

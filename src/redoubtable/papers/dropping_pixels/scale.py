@@ -5,8 +5,10 @@ no number of attack steps, no training schedule and no granularity of the mask; 
 named where they are made.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Literal
 
 from torch import nn
 
@@ -30,18 +32,23 @@ SHARE = Fraction(3, 100)
 
 
 @dataclass(frozen=True)
-class Norm:
-    """A threat of section 4 of the paper and its step, in [0, 1]."""
+class Budget:
+    """A threat of section 4 of the paper: radius, step and number of steps, in [0, 1]."""
 
-    eps: str
-    step: str | None
+    eps: Fraction
+    step: Fraction
     steps: int
 
 
+def _halved(eps: str, step: str) -> Budget:
+    """A budget as the paper writes it, for images in [-1, 1]."""
+    return Budget(Fraction(eps) / 2, Fraction(step) / 2, 40)
+
+
 BUDGETS = {
-    "gtsrb": {"L2": Norm("256/255", "16/255", 40), "Linf": Norm("16/255", "2/255", 40)},
-    "cifar10": {"L2": Norm("0.5", "8/255", 40), "Linf": Norm("8/255", "1/255", 40)},
-    "digits": {"L2": Norm("2", "0.25", 40), "Linf": Norm("0.2", "0.02", 40)},
+    "gtsrb": {"L2": _halved("512/255", "32/255"), "Linf": _halved("32/255", "4/255")},
+    "cifar10": {"L2": _halved("1", "16/255"), "Linf": _halved("16/255", "2/255")},
+    "digits": {"L2": _halved("4", "1/2"), "Linf": _halved("2/5", "1/25")},
 }
 """The paper's budgets; the digits, which it does not have, fall at about these."""
 
@@ -54,18 +61,23 @@ class Dropping(Scale):
         rates: drop rates that are attacked.
         train_rates: drop rates of the networks of figure 2.
         steps: of the attacks, of the paper's number; 1 for all.
-        adaptive: attacks that know all of the guard, by norm.
+        eps_scale: what the paper's radii and steps are of: images in [-1, 1], "centred", so that
+            they are halved here, or in [0, 1], "unit".
+        targets: what its targeted attacks aim at, beside those that only leave the label.
+        adaptive: attacks that know all of the guard.
         certify_rates: drop rates that are certified.
         samples: that choose the class, and that bound its probability.
         certified: test images that are certified.
         maps: test images whose explanations are averaged over.
     """
 
-    rates: tuple[float, ...] = ()
-    train_rates: tuple[float, ...] = ()
+    rates: Sequence[float] = ()
+    train_rates: Sequence[float] = ()
     steps: float = 1.0
+    eps_scale: Literal["centred", "unit"] = "centred"
+    targets: tuple[str, ...] = ("random", "runner_up")
     adaptive: tuple[str, ...] = ("pgd:steps=40",)
-    certify_rates: tuple[float, ...] = ()
+    certify_rates: Sequence[float] = ()
     samples: tuple[int, int] = (1000, 10_000)
     certified: int = 500
     maps: int = 500
@@ -78,6 +90,7 @@ SCALES = {
         arguments={"width": 8},
         training=Training(8, batch_size=64, lr=0.2, weight_decay=5e-4),
         images=24,
+        targets=(),
         clean=200,
         held_out=100,
         draws=2,
@@ -129,10 +142,13 @@ def threat_of(lab: Lab[Dropping], norm: str) -> ThreatModel:
     if norm == "L0":
         height, width = lab.images("test", 1).shape[1:]
         return L0(int(SHARE * height * width))
-    eps = float(Fraction(budget_of(lab, norm).eps))
+    eps = float(budget_of(lab, norm).eps)
     return Linf(eps) if norm == "Linf" else L2(eps)
 
 
-def budget_of(lab: Lab[Dropping], norm: str) -> Norm:
+def budget_of(lab: Lab[Dropping], norm: str) -> Budget:
     """Return the paper's budget on a data set, as [0, 1] has it."""
-    return BUDGETS.get(family(lab.data), BUDGETS["cifar10"])[norm]
+    budget = BUDGETS.get(family(lab.data), BUDGETS["cifar10"])[norm]
+    if lab.scale.eps_scale == "unit":
+        budget = replace(budget, eps=2 * budget.eps, step=2 * budget.step)
+    return budget
