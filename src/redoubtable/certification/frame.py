@@ -252,7 +252,7 @@ def _votes(
     total: NDArray[np.int64] | None = None
     for size in _sizes(n, batch_size):
         copies = randomisation.sample(there.expand(size, *image.shape))
-        pieces = copies.split(images_per_pass(model, copies, 1, None))
+        pieces = torch.split(copies, images_per_pass(model, copies, 1, None))
         out = torch.cat([model(piece) for piece in pieces])
         if bool(out.isnan().any()):
             raise ValueError("the model answers randomised copies with NaN; no vote can be counted")

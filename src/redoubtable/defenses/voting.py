@@ -60,7 +60,7 @@ class Vote(Part):
     def forward(self, x: Images) -> Logits:
         """Return (N, K) log-probabilities or log-shares of the joined answer."""
         folded = x.repeat(self.draws, 1, 1, 1)
-        pieces = folded.split(images_per_pass(self.model, folded, 1, None))
+        pieces = torch.split(folded, images_per_pass(self.model, folded, 1, None))
         out = torch.cat([self.model(piece) for piece in pieces]).view(self.draws, len(x), -1)
         if self.count == "probabilities":
             return _log_mean(out)
