@@ -1,5 +1,6 @@
 """What the checks of effort cost, and on which images they tell what."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ from torch import Tensor, nn
 from redoubtable.attacks import pgd
 from redoubtable.evaluation import Settings, checks, evaluate
 from redoubtable.evaluation.checks import CHECKS
+from redoubtable.evaluation.checks.case import Case
+from redoubtable.evaluation.plan import Plans
 from redoubtable.parts import Part
 from redoubtable.threat import Linf, ThreatModel
 from redoubtable.types import Images, Labels
 from tests.networks import blobs, facts
 from tests.unit.evaluation.parts import Register
+
+NAMES = ("selection", "report")
 
 
 def found(model: nn.Module, x: Tensor, y: Tensor, check: str, attacks: Any, **more: Any) -> Any:
@@ -80,6 +85,31 @@ def test_an_unbounded_attack_sees_what_those_before_it_leave(
     assert seen["standing"] == 0 and third.calls == [10]
     seen, _ = found(net, x, y, "unbounded", ["third"])
     assert seen["standing"] == pytest.approx(20 / 30) and seen["verdict"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("answers", "count"),
+    [
+        # Each half of the draws shows the candidate that is worst on the other one.
+        ([([1, 1], [0, 0]), ([0, 0], [1, 1])], 4),
+        ([([1, 1], [0, 0]), ([0, 1], [0, 1])], 3),
+        ([([0, 1], [1, 1])], 1),
+        ([([1, 1], [0, 1])], 1),
+        ([([0, 2], [2, 0])], 4),  # a rejection counts for the defender
+    ],
+)
+def test_each_half_of_the_draws_judges_what_the_other_chooses(answers: Any, count: int) -> None:
+    data = SimpleNamespace(y=torch.tensor([5, 0]))
+    candidates = [
+        # Of the image before, and of a third draw, nothing is looked at.
+        SimpleNamespace(
+            **{k: np.array([[5, 5, 5], [*v, 5]]) for k, v in zip(NAMES, a, strict=True)}
+        )
+        for a in answers
+    ]
+    bench: Any = SimpleNamespace(data=data)
+    case = Case(bench, Plans([], [], False), [], Linf(0.1), 2)
+    assert case.tally(candidates, slice(1, 2), 2).tolist() == [count]  # type: ignore[arg-type]
 
 
 class Coin(Part):
