@@ -40,6 +40,22 @@ def test_every_set_of_pixels_is_kept_equally_often(keep: int) -> None:
     assert stats.chisquare([sets[s] for s in all_sets]).pvalue > 0.001
 
 
+def test_equal_draws_favour_no_place_even_where_there_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a million single-precision numbers 3 in 100 are equal to another, of doubles none."""
+    drawn: list[Tensor] = []
+    rand = torch.rand
+
+    def kept(*arguments: Any, **named: Any) -> Tensor:
+        drawn.append(rand(*arguments, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(torch, "rand", kept)
+    random_mask(images(1, 1, 1000, 1000), granularity="pixel", keep=1000)
+    assert len(drawn[0].unique()) == 1_000_000
+
+
 def test_each_image_and_each_call_has_masks_of_its_own() -> None:
     for law in ({"keep": 9}, {"rate": 0.5}):
         first, second = (random_mask(images(2, 3, 8, 8), **law) for _ in range(2))  # type: ignore[arg-type]
