@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,6 @@ def test_a_folder_of_another_seed_is_refused(paper: str, tmp_path: Path) -> None
         reproduce(paper, ["figure-1"], out=tmp_path, seed=1, progress=False)
 
 
-def test_another_seed_gives_another_network(paper: str, tmp_path: Path) -> None:
-    a, b = (Lab(SCALE, "digits", None, tmp_path / str(s), s, progress=False) for s in (0, 1))
-    one, two = (next(lab.network("natural").parameters()) for lab in (a, b))
-    assert not torch.equal(one, two)
-
-
 def test_a_network_is_trained_once_and_then_read(tmp_path: Path) -> None:
     lab = Lab(SCALE, "digits", None, tmp_path, progress=False)
     other = Lab(SCALE, "digits", None, tmp_path, progress=False)
@@ -156,3 +151,38 @@ def test_every_paper_declares_its_three_scales_and_unique_experiments() -> None:
         assert list(paper.scales) == ["smoke", "cpu", "full"]
         names = [e.name for e in paper.experiments]
         assert len(set(names)) == len(names)
+
+
+def test_a_seed_names_the_order_of_training(tmp_path: Path) -> None:
+    seeds = []
+    for seed in (0, 1):
+        lab = Lab(SCALE, "digits", None, tmp_path / str(seed), seed, progress=False)
+        lab.network("natural")
+        card = json.loads(next(tmp_path.glob(f"{seed}/digits/models/*/card.json")).read_text())
+        seeds.append(card["settings"]["seed"])
+    assert seeds == [0, 1]
+
+
+def test_two_networks_have_two_accuracies(tmp_path: Path) -> None:
+    lab = Lab(SCALE, "digits", None, tmp_path, progress=False)
+    trained = lab.network("natural")
+    constant = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    torch.nn.init.zeros_(constant[1].weight)
+    first, second = lab.accuracy(trained), lab.accuracy(constant.eval())
+    x, y = lab.tensors("test", SCALE.clean)
+    with torch.no_grad():
+        assert second.value == (constant(x).argmax(1) == y).double().mean().item()
+    assert first != second
+
+
+def test_a_seed_names_the_first_weights(tmp_path: Path) -> None:
+    still = replace(SCALE, training=Training(1, batch_size=64, lr=1e-12, weight_decay=0.0))
+    made = [
+        next(
+            Lab(still, "digits", None, tmp_path / str(s), s, progress=False)
+            .network("natural")
+            .parameters()
+        )
+        for s in (0, 1)
+    ]
+    assert (made[0] - made[1]).abs().max() > 0.01
