@@ -1,4 +1,4 @@
-"""Which attack is strongest against random pixel subsampling, under each norm and in each mode.
+r"""Which attack is strongest against random pixel subsampling, under each norm and in each mode.
 
 Every attack searches on one form of the defended network (a single mask, the vote of ten, either
 with its rejection) and its images are judged in all four, on fresh masks: the strongest of each
@@ -7,13 +7,20 @@ image is chosen on one set of draws and reported on another. A rejection counts 
     python benchmarks/subsampling_attacks.py --root DATA --threat Linf:16/255 --rate 0.9 \
         --images 50 --out results/subsampling_attacks.json
 
+The networks are those of the zoo, or the demo's (`redoubt demo --out DEMO`):
+
+    python benchmarks/subsampling_attacks.py --root DATA --data digits --network DEMO/subsampled \
+        --natural DEMO/natural --held-out 300 --threat Linf:0.2 --rate 0.9 --images 100 --out ...
+
 Given again, it goes on from what stands in the record; other threats and rates are added to it.
 """
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +31,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from redoubtable.attacks import ATTACKS, chosen
+from redoubtable.attacks.search import Search
 from redoubtable.data import load
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import environment, guarded
 from redoubtable.evaluation.outcomes import worst_candidate
 from redoubtable.evaluation.passes import counted
 from redoubtable.evaluation.plan import expand
-from redoubtable.files import read_json, write_json
+from redoubtable.files import digest_model, read_json, write_json
 from redoubtable.gradients import fast_copy
 from redoubtable.models import load_model
 from redoubtable.parts import Facts, Part, facts_of
@@ -38,7 +46,7 @@ from redoubtable.seeding import seeded
 from redoubtable.statistics import share_of_draws
 from redoubtable.threat import ThreatModel, parse_threat
 
-HOME = Path(__file__).parent.parent
+ZOO = Path("zoo")
 DRAWS = {"single": 20, "vote": 6}
 """Answers of each image, for choosing and again for reporting."""
 MODES = ("single", "single+reject", "vote", "vote+reject")
@@ -59,8 +67,8 @@ def paper(threat: ThreatModel) -> list[Row]:
     return [Row("single", text) for text in texts]
 
 
-def adaptive(threat: ThreatModel) -> list[Row]:
-    """What knows the vote and the rejection."""
+def adaptive(threat: ThreatModel, natural: str) -> list[Row]:
+    """What knows the vote and the rejection, and a natural network's images."""
     climb = {"Linf": "pgd", "L2": "pgd", "L0": "l0_pgd"}[threat.name]
     steps = 40 if threat.name == "L0" else 20
     objectives = ("loss=evasion_margin", "loss=evasion_confidence")
@@ -75,7 +83,7 @@ def adaptive(threat: ThreatModel) -> list[Row]:
         Row("single+reject", f"{many}{momentum}eot=10,{evasions[1]}"),
         Row("vote+reject", f"{many}{momentum}{evasions[1]},targets=runner_up"),
         Row("bare", f"{many}{momentum}loss=margin,stop=False"),
-        Row("vote", f"transfer:steps={steps},surrogates=zoo/gtsrb-resnet20-natural"),
+        Row("vote", f"transfer:steps={steps},surrogates={natural}"),
     ]
     if threat.name == "L0":
         rows += [
@@ -111,16 +119,21 @@ class MeanLogits(Part):
         return self.model
 
 
-def forms(rate: float, root: Path, seed: int, thresholds: dict[str, float]) -> dict[str, nn.Module]:
-    """The defended network in all modes; thresholds from 1,000 validation images, unless known."""
+def forms(
+    network: Path,
+    rate: float,
+    held_out: Callable[[], tuple[Tensor, Tensor]],
+    seed: int,
+    thresholds: dict[str, float],
+) -> dict[str, nn.Module]:
+    """The defended network in all modes; thresholds from held-out images, unless they are known."""
     drop, reject = f"subsample:rate={rate}", "reject:rule=accuracy,level=0.01"
     defenses = {"single": (drop,), "vote": (drop, "vote:draws=10")}
     found: dict[str, nn.Module] = {}
     for name, texts in defenses.items():
-        net = load_model(HOME / "zoo/gtsrb-resnet20-subsampled").requires_grad_(False)
+        net = load_model(network).requires_grad_(False)
         if name not in thresholds:
-            held_out = load("gtsrb", "validation", root=root, limit=1000)
-            guard = guarded(net, [*texts, reject], held_out, seed)
+            guard = guarded(net, [*texts, reject], held_out(), seed)
             assert isinstance(guard, Rejecting)
             thresholds[name] = guard.threshold.value
         found[name], found["bare"] = guarded(net, texts), net
@@ -171,6 +184,23 @@ class Task:
                 counts[form][purpose] = plain.tolist()
                 counts[f"{form}+reject"][purpose] = kept.tolist()
         return counts
+
+
+@contextmanager
+def noting_the_luckiest() -> Iterator[list[Tensor]]:
+    """Note the images of largest value that searches would return without a fresh look."""
+    found: list[Tensor] = []
+    honest = Search.strongest
+
+    def strongest(self: Search, eot: int) -> Tensor:
+        found.append(self.best.clone())
+        return honest(self, eot)
+
+    Search.strongest = strongest  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        Search.strongest = honest  # type: ignore[method-assign]
 
 
 def share(counts: Sequence[int], mode: str) -> dict[str, Any]:
@@ -226,46 +256,58 @@ def name(row: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", type=Path, default=ZOO / "gtsrb-resnet20-subsampled")
+    parser.add_argument("--natural", type=Path, default=ZOO / "gtsrb-resnet20-natural")
+    parser.add_argument("--data", default="gtsrb")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--threat", required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--held-out", type=int, default=1000, help="images for the thresholds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--only", action="append", help="rows that hold this text; repeatable")
     parser.add_argument("--also", action="append", default=[], help="'ON: ATTACK', of more effort")
+    parser.add_argument("--luckiest", action="store_true", help="judge those by largest value too")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     threat = parse_threat(options.threat)
-    x, y = load("gtsrb", "test", root=options.root, limit=options.images)
+    x, y = load(options.data, "test", root=options.root, limit=options.images)
     record: dict[str, Any] = read_json(options.out, "record") if options.out.exists() else {}
     commands = [*record.get("commands", []), shown_command(Path(__file__).name)]
     record |= {
         "commands": list(dict.fromkeys(commands)),
-        "network": "zoo/gtsrb-resnet20-subsampled behind subsample (element)",
         "draws": DRAWS,
         "environment": environment(),
     }
     case = record.setdefault("cases", {}).setdefault(
-        f"{threat} rate={options.rate:g}",
+        f"{options.network.name} {threat} rate={options.rate:g}",
         {"n": len(x), "seed": options.seed, "thresholds": {}, "rows": []},
     )
-    models = forms(options.rate, options.root, options.seed, case["thresholds"])
+    held_out = partial(load, options.data, "validation", root=options.root, limit=options.held_out)
+    models = forms(options.network, options.rate, held_out, options.seed, case["thresholds"])
     task = Task(models, x, y, threat, options.seed, options.precision)
     clean = task.judge(x, "clean", clean=True)
+    case["network"] = digest_model(models["bare"])
     case["clean"] = {m: share(clean[m]["report"], m) for m in MODES}
-    rows = [(r, False, False) for r in adaptive(threat)] + [(r, True, False) for r in paper(threat)]
+    rows = [(r, False, False) for r in adaptive(threat, str(options.natural))] + [
+        (r, True, False) for r in paper(threat)
+    ]
     rows = [r for r in rows if not options.only or any(o in str(r[0]) for o in options.only)]
     rows += [(Row(*text.split(": ", 1)), False, True) for text in options.also]
     for row, published, effort in rows:
         if any((r["on"], r["attack"]) == (row.on, row.text) for r in case["rows"]):
             continue
-        x_adv, cost = task.attack(row)
+        with noting_the_luckiest() as luckiest:
+            x_adv, cost = task.attack(row)
         stands = task.judge(x_adv, row.on, row.text)
         told = {m: share(stands[m]["report"], m)["value"] for m in MODES}
         short = " ".join(f"{v:.3f}" for v in told.values())
         print(f"{short} {cost['seconds']:4.0f} s  {row.on}: {row.text}", flush=True)
         about = {"on": row.on, "attack": row.text, "paper": published, "effort": effort}
+        if options.luckiest and luckiest:
+            lucky = task.judge(luckiest[-1], "luckiest", row.on, row.text)
+            about["luckiest"] = {m: share(lucky[m]["report"], m)["value"] for m in MODES}
         case["rows"].append(about | {"accuracy": told, "stands": stands} | cost)
         case["summary"] = summary(case["rows"], case["clean"])
         write_json(options.out, record)

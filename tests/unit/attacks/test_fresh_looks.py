@@ -76,6 +76,15 @@ def test_fresh_draws_choose_among_them() -> None:
     assert levels(s.strongest(1)) == [0.9, 0.2, 0.3]
 
 
+def test_each_example_is_judged_by_its_own_label() -> None:
+    """Of label 0 the high levels are strong, of label 1 the low ones."""
+    y = torch.tensor([0, 1])
+    s = Search(Level(), torch.zeros(2, 1, 1, 2), y, None, margin, True)
+    for level in (0.3, 0.6, 0.1):
+        offer(s, torch.arange(2), torch.full((2,), level), torch.zeros(2))
+    assert levels(s.strongest(1)) == [0.6, 0.1]
+
+
 def test_the_best_of_more_than_are_kept_may_be_missed_and_the_clean_image_is_none_of_them() -> None:
     s = search(Level())
     offer(s, torch.tensor([0]), torch.tensor([-0.4]), torch.tensor([5.0]))

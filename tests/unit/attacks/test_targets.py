@@ -23,16 +23,16 @@ from tests.unit.attacks.targets_parts import behind
 
 
 class Coin(Part):
-    """Answers (3, 1, 0, -9) in four passes of five, and the classes 1 and 2 exchanged by far else.
+    """In four passes of five class 0 is the likeliest and class 1 the next, else class 2 is sure.
 
-    Class 1 is the likelier in most passes, class 2 by the mean probability; the last one never.
+    Class 1 is the runner-up of most passes and of the mean logits, class 2 of the mean probability.
     """
 
     facts = facts(stochastic=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        usual = torch.tensor([3.0, 1.0, 0.0, -9.0])
-        rare = torch.tensor([0.0, -5.0, 9.0, -9.0])
+        usual = torch.tensor([3.0, 1.0, -1.0, -9.0])
+        rare = torch.tensor([0.0, 0.0, 5.0, -9.0])
         return torch.where(torch.rand(len(x), 1) < 0.8, usual, rare) + 0 * x.sum()
 
     def undefended(self) -> nn.Module:
@@ -72,7 +72,7 @@ def test_of_a_random_model_it_is_that_of_the_mean_probability() -> None:
     for model in (Coin(), Vote(Coin(), draws=5)):
         with seeded("runner-up"):
             targets = runner_up(model, torch.rand(30, 1, 1, 2), y, None)
-        assert (targets == 2).float().mean() > 0.8
+        assert (targets == 2).float().mean() > 0.7
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in TARGETS])
