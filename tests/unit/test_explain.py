@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -114,17 +115,32 @@ def linear(classes: int, channels: int) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784 * channels, classes))
 
 
-def test_a_network_without_a_convolution_has_maps_and_no_filters(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    model = linear(10, 1)
-    save_file(model.state_dict(), tmp_path / "own.safetensors")
-    given = ["explain", "tests.unit.test_explain:linear", "--data", "digits", "--limit", "4"]
-    more = ["--weights", str(tmp_path / "own.safetensors"), "--out", str(tmp_path / "out")]
+def explain_own(folder: Path, model: torch.nn.Module, *arguments: str) -> Any:
+    """Explain a linear network of a user's own; return what the command did and its record."""
+    save_file(model.state_dict(), folder / "own.safetensors")
+    given = ["explain", "tests.unit.test_explain:linear", "--limit", "4", *arguments]
+    more = ["--weights", str(folder / "own.safetensors"), "--out", str(folder / "out")]
     with pytest.warns(UserWarning, match="no convolution"):
         done = CliRunner().invoke(app, [*given, *more])
     assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    return done, json.loads((folder / "out" / "record.json").read_text())
+
+
+def test_masks_of_whole_pixels_in_colour(tmp_path: Path) -> None:
+    model, pixels = linear(4, 3), torch.randint(256, (4, 28, 28, 3), dtype=torch.uint8)
+    np.savez(tmp_path / "own.npz", x_test=pixels, y_test=np.arange(4))
+    given = ("--data", str(tmp_path / "own.npz"), "--rate", "0.5", "--granularity", "pixel")
+    _, record = explain_own(tmp_path, model, *given)
+    with np.load(tmp_path / "out" / "maps.npz") as kept:
+        assert (kept["kept"] == kept["kept"][:, :1]).all()
+    x = pixels.permute(0, 3, 1, 2) / 255
+    expected = mass_share(model, x, 0.5, "pixel").mass
+    assert record["mass_share"]["value"] == pytest.approx(expected.value)
+    assert record["settings"]["granularity"] == "pixel"
+
+
+def test_a_network_without_a_convolution_has_maps_and_no_filters(tmp_path: Path) -> None:
+    done, record = explain_own(tmp_path, linear(10, 1), "--data", "digits")
     assert record["filters"] is None and record["mass_share"]["n"] == 4
     assert (tmp_path / "out" / "explanation.png").exists()
     assert not (tmp_path / "out" / "filters.png").exists()
@@ -178,7 +194,7 @@ def test_the_panels_by_hand() -> None:
 def test_maps_of_zeros_and_of_single_points_can_be_drawn() -> None:
     x, kept = torch.rand(1, 1, 20, 20), torch.ones(1, 1, 20, 20, dtype=torch.bool)
     point = torch.zeros(1, 1, 20, 20)
-    point[0, 0, 3, 4] = 7
+    point[0, 0, 3, 4] = 0.2
     (six,) = panels(maps_of(x, kept, point, torch.zeros_like(x)))
     assert six[2, 0, 3, 4] == 1 and six[2].sum() == 1
     assert not six[3:].any()
