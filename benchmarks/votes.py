@@ -1,7 +1,8 @@
 """What the masks of random subsampling cost beside the network: votes of ten, and certificates.
 
 Paired (see timing.py): each round runs a vote of ten and ten plain passes over the same images, and
-certifies one image from 10,000 samples beside as many plain passes of the same batches.
+certifies one image from 10,000 samples beside as many plain passes of the same batches, cut into
+the same pieces: whole they would be slower on a processor.
 
     python benchmarks/votes.py zoo/gtsrb-resnet20-subsampled zoo/digits-cnn --root DATA \
         --out results/votes.json
@@ -23,11 +24,11 @@ from redoubtable.data import load
 from redoubtable.defenses import Subsample, Vote
 from redoubtable.evaluation import environment
 from redoubtable.files import write_json
+from redoubtable.gradients import images_per_pass
 from redoubtable.models import load_model, read_card
 from redoubtable.types import Images
 
 DRAWS = 10
-N0 = 1000
 LAWS: dict[str, dict[str, Any]] = {
     "pixel": {"rate": 0.9, "granularity": "pixel"},
     "element": {"rate": 0.9, "granularity": "element"},
@@ -51,22 +52,23 @@ def votes(net: nn.Module, x: Images, repeats: int) -> dict[str, Any]:
 
 
 def certificates(
-    net: nn.Module, x: Images, samples: int, batch_size: int, repeats: int
+    net: nn.Module, x: Images, n0: int, n: int, batch_size: int, repeats: int
 ) -> dict[str, Any]:
     """Seconds of a certificate of one image, as a multiple of those of the passes in it."""
-    sizes = [min(batch_size, n - k) for n in (N0, samples) for k in range(0, n, batch_size)]
+    sizes = [min(batch_size, m - k) for m in (n0, n) for k in range(0, m, batch_size)]
     copies = Ablation(0.9).sample(x[:1].expand(batch_size, *x.shape[1:]))
 
     def plain() -> None:
         for size in sizes:
-            net(copies[:size])
+            for piece in torch.split(copies[:size], images_per_pass(net, copies[:size], 1, None)):
+                net(piece)
 
     def one(settings: dict[str, Any]) -> None:
         law = Ablation(**settings)
-        certify(net, x[:1], law, n0=N0, n=samples, alpha=0.05, batch_size=batch_size)
+        certify(net, x[:1], law, n0=n0, n=n, alpha=0.05, batch_size=batch_size)
 
     runs = {"plain": plain} | {k: (lambda s=s: one(s)) for k, s in LAWS.items()}
-    return _against_plain(rounds(runs, repeats), N0 + samples)
+    return _against_plain(rounds(runs, repeats), n0 + n)
 
 
 def _against_plain(seconds: dict[str, list[float]], passes: int) -> dict[str, Any]:
@@ -88,7 +90,8 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--root", type=Path)
     parser.add_argument("--images", type=int, default=51)
-    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--n0", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("results/votes.json"))
@@ -99,7 +102,7 @@ def main() -> None:
         x, _ = load(read_card(path).data["name"], "test", limit=options.images, root=options.root)
         with torch.no_grad():
             voted = votes(net, x, options.repeats)
-        certified = certificates(net, x, options.samples, options.batch_size, options.repeats)
+        certified = certificates(net, x, options.n0, options.n, options.batch_size, options.repeats)
         networks[Path(path).name] = {"votes": voted, "certificates": certified}
         for law in LAWS:
             rate = 1 / certified[law]["times_plain"]
@@ -113,7 +116,8 @@ def main() -> None:
             "networks": networks,
             "images": options.images,
             "draws": DRAWS,
-            "samples": [N0, options.samples],
+            "n0": options.n0,
+            "n": options.n,
             "batch_size": options.batch_size,
             "threads": torch.get_num_threads(),
             "seed": "of each round, its number",

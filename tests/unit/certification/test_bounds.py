@@ -75,8 +75,9 @@ def test_it_tells_where_the_others_are_spread_and_less_than_half_agree() -> None
     assert np.all(both.radii >= 1)
 
 
-def test_where_there_are_two_classes_it_gains_nothing() -> None:
-    one, two = dice([0.8, 0.2], 10, False), dice([0.8, 0.2], 10, True)
+@pytest.mark.parametrize("chances", [[0.8, 0.2], [0.8, 0.2, 0.0, 0.0]])
+def test_where_one_other_has_all_other_votes_it_gains_nothing(chances: list[float]) -> None:
+    one, two = dice(chances, 10, False), dice(chances, 10, True)
     assert np.all(two.lower < one.lower)
     assert np.all(two.upper <= 1 - two.lower)
     assert np.all(two.radii <= one.radii)
