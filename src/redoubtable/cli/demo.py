@@ -9,7 +9,7 @@ from rich.console import Console
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import Json, Seed, print_json
 from redoubtable.demo import demo as run_demo
-from redoubtable.reports import show, write_report
+from redoubtable.reports import show, show_certificate, write_report
 
 
 @one_line_errors
@@ -40,10 +40,14 @@ def demo(
         command=done.record["command"],
         timings=done.seconds,
         arrays=done.arrays,
+        certificates=done.record["certificates"],
     )
     if json:
         print_json(done.record)
         return
     console = Console()
     show(records, console, timings=done.seconds)
+    for certificate in done.record["certificates"]:
+        console.print()
+        show_certificate(certificate, console)
     console.print(f"\nPage: {page}\nRecord: {out / 'record.json'}", highlight=False)

@@ -1,4 +1,4 @@
-"""A certificate's record as a table in a terminal."""
+"""A certificate's record as a table, in a terminal and on pages."""
 
 from rich import box
 from rich.console import Console
@@ -15,21 +15,30 @@ def show_certificate(record: Record, console: Console | None = None) -> None:
         console: where to; standard output by default.
     """
     console = console or Console()
-    s = record["settings"]
     title = f"{record['name']}: certified accuracy under {record['certificate']}"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column(f"radius ({record['norm']})", justify="right")
     table.add_column("right and certified", justify="right", no_wrap=True)
-    for point in record["certified"]:
-        table.add_row(_short(point["radius"]), with_interval(point["accuracy"]))
-    table.add_row("abstained", with_interval(record["abstained"]))
+    for radius, share in certified_rows(record):
+        table.add_row(radius, with_interval(share))
     console.print(table)
-    said = (
+    console.print(guarantee(record), highlight=False)
+
+
+def certified_rows(record: Record) -> list[tuple[str, Record]]:
+    """Return what a certificate's table shows: radii and shares, abstentions last."""
+    points = [(_short(p["radius"]), p["accuracy"]) for p in record["certified"]]
+    return [*points, ("abstained", record["abstained"])]
+
+
+def guarantee(record: Record) -> str:
+    """Say in words what is certified, and how sure that is."""
+    s = record["settings"]
+    return (
         f"Guarantee: {record['guarantee']}. Each certificate is wrong with a probability of at "
         f"most {s['alpha']:g}. {record['data']['n']} images, {s['n0']} + {s['n']} samples each, "
         f"seed {s['seed']}; intervals are of the images."
     )
-    console.print(said, highlight=False)
 
 
 def _short(radius: float) -> str:

@@ -19,6 +19,7 @@ def write_report(
     command: str,
     timings: Mapping[str, float] | None = None,
     arrays: Sequence[Arrays] | None = None,
+    certificates: Sequence[Record] = (),
 ) -> Path:
     """Write `index.html` and `report.md` into a run's folder.
 
@@ -30,6 +31,7 @@ def write_report(
         command: what to type for the same result.
         timings: seconds by "<model> under <threat>"; other keys are shown too.
         arrays: per evaluation `Evaluation.arrays`.
+        certificates: records of certificates that belong beside the evaluations.
 
     Returns:
         The HTML page.
@@ -37,15 +39,14 @@ def write_report(
     Raises:
         ValueError: images or arrays are not as many as evaluations, or a file can't be written.
     """
-    page = write_page(
-        folder / "index.html",
-        records,
-        images,
-        title=title,
-        command=command,
-        timings=timings,
-        arrays=arrays,
-    )
-    said = as_markdown(records, title=title, command=command, timings=timings, arrays=arrays)
+    how = {
+        "title": title,
+        "command": command,
+        "timings": timings,
+        "arrays": arrays,
+        "certificates": certificates,
+    }
+    page = write_page(folder / "index.html", records, images, **how)  # type: ignore[arg-type]
+    said = as_markdown(records, **how)  # type: ignore[arg-type]
     write_bytes(folder / "report.md", said.encode())
     return page

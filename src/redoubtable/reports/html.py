@@ -9,6 +9,7 @@ import jinja2
 
 from redoubtable.files import write_bytes
 from redoubtable.reports import plots, record
+from redoubtable.reports.certificates import certified_rows, guarantee
 from redoubtable.reports.classes import SHOWN, confusion, worst_answers
 from redoubtable.reports.effort import efforts, tries
 from redoubtable.reports.record import Record
@@ -29,6 +30,8 @@ _FILTERS = {
     "in_words": record.in_words,
     "rules": record.rules,
     "by_verdict": record.by_verdict,
+    "certified_rows": certified_rows,
+    "guarantee": guarantee,
     "evidence": record.evidence,
 }
 
@@ -42,6 +45,7 @@ def write_page(
     command: str,
     timings: Mapping[str, float] | None = None,
     arrays: Sequence[Arrays] | None = None,
+    certificates: Sequence[Record] = (),
 ) -> Path:
     """Write records as one HTML file, whole or not at all.
 
@@ -55,6 +59,7 @@ def write_page(
         command: what to type for the same result.
         timings: seconds by "<model> under <threat>"; other keys are shown too.
         arrays: per evaluation `Evaluation.arrays`; with them images show labels and answers.
+        certificates: records of certificates that belong beside the evaluations.
 
     Returns:
         The file.
@@ -83,6 +88,7 @@ def write_page(
             measured=(said := sentences(found))[0],
             believed=said[1],
             evaluations=found,
+            certificates=certificates,
             groups=[_group(t, g, by_name) for t, g in record.by_threat(found).items()],
             confusions=[(record.full_name(r), c) for r, _, a in numbered if (c := confusion(r, a))],
             checks=_checks_near(file),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redoubtable.reports import record
+from redoubtable.reports.certificates import certified_rows, guarantee
 from redoubtable.reports.classes import SHOWN, Arrays, Confusion, confusion, worst_answers
 from redoubtable.reports.effort import efforts, tries
 from redoubtable.reports.record import Record, full_name, number, with_interval
@@ -20,6 +21,7 @@ def as_markdown(
     command: str,
     timings: Mapping[str, float] | None = None,
     arrays: Sequence[Arrays] | None = None,
+    certificates: Sequence[Record] = (),
 ) -> str:
     """Return records as GitHub's Markdown.
 
@@ -29,6 +31,7 @@ def as_markdown(
         command: what to type for the same result.
         timings: seconds by "<model> under <threat>"; other keys are shown too.
         arrays: per evaluation `Evaluation.arrays`; with them classes and answers are told apart.
+        certificates: records of certificates that belong beside the evaluations.
     """
     found = record.evaluations(records)
     measured, believed = sentences(found)
@@ -43,6 +46,9 @@ def as_markdown(
         if known := confusion(r, its):
             parts += ["### Class by class", *_classes(known)]
         parts += ["### Checks", *_checks(r)]
+    for r in certificates:
+        parts += [f"## Proved: {text(r['name'])}, {code(r['certificate'])}", _certified(r)]
+        parts.append(text(guarantee(r)))
     parts += ["## Reproduce this", fenced(command), _settings(found, timings or {})]
     known_names = {full_name(r) for r in found}
     parts += [f"{text(k)}: {v:.0f} s" for k, v in (timings or {}).items() if k not in known_names]
@@ -101,6 +107,11 @@ def _key(group: Sequence[Record], timings: Mapping[str, float] | None) -> str:
                 cells = [f"{c} (doubted)" if d else c for c, d in zip(cells, doubts, strict=True)]
             rows.append([label, *cells])
     return table(["", "clean", "static", "adaptive"], rows)
+
+
+def _certified(r: Record) -> str:
+    rows = [[radius, with_interval(share)] for radius, share in certified_rows(r)]
+    return table([f"radius ({text(r['norm'])})", "right and certified"], rows)
 
 
 def _curve(group: Sequence[Record]) -> list[str]:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from redoubtable.files import read_json, write_bytes
 from redoubtable.reports import panels
+from redoubtable.reports.markdown import code, table, text
 from redoubtable.reports.record import Record, interval, with_interval
 
 _VIEWS = ("clean", "static", "adaptive", "certified", "none")
@@ -87,16 +88,15 @@ def read_reproduction(folder: Path) -> Record:
 
 def as_markdown(record: Record) -> str:
     """Return a reproduction's record as GitHub's Markdown."""
-    parts = [f"# {record['title']}", f"<{record['url']}>", conditions(record)]
+    parts = [f"# {text(record['title'])}", f"<{record['url']}>", text(conditions(record))]
     for e in record["experiments"]:
-        parts.append(f"## {e['name']}, {e['data']}: {e['title']}")
+        parts.append(f"## {text(e['name'])}, {text(e['data'])}: {text(e['title'])}")
         if e["claim"]:
-            parts.append(f"The paper: {e['claim']}")
+            parts.append(f"The paper: {text(e['claim'])}")
         if e["command"]:
-            parts.append(f"`{e['command']}`")
+            parts.append(code(e["command"]))
         head, rows = cells(e)
-        lines = [head, ["---"] * len(head), *rows]
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        parts.append(table([text(h) for h in head], [[text(r[0]), *r[1:]] for r in rows]))
     return "\n\n".join(parts) + "\n"
 
 
