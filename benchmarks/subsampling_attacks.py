@@ -121,13 +121,13 @@ class MeanLogits(Part):
 
 def forms(
     network: Path,
-    rate: float,
+    drop: str,
     held_out: Callable[[], tuple[Tensor, Tensor]],
     seed: int,
     thresholds: dict[str, float],
 ) -> dict[str, nn.Module]:
     """The defended network in all modes; thresholds from held-out images, unless they are known."""
-    drop, reject = f"subsample:rate={rate}", "reject:rule=accuracy,level=0.01"
+    reject = "reject:rule=accuracy,level=0.01"
     defenses = {"single": (drop,), "vote": (drop, "vote:draws=10")}
     found: dict[str, nn.Module] = {}
     for name, texts in defenses.items():
@@ -219,6 +219,11 @@ def worst(rows: Sequence[Mapping[str, Any]], mode: str) -> tuple[NDArray[Any], N
     return report[chosen_, np.arange(report.shape[1])], chosen_
 
 
+def _fewest(rows: Sequence[Mapping[str, Any]], mode: str) -> int:
+    """What the draws for choosing say is left."""
+    return int(np.min([r["stands"][mode]["selection"] for r in rows], axis=0).sum())
+
+
 def summary(rows: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
     """By mode: the strongest attack, the worst case of the paper's and of all, who adds most."""
     told: dict[str, Any] = {}
@@ -229,7 +234,7 @@ def summary(rows: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict
         by = sorted(first, key=lambda r: sum(r["stands"][mode]["report"]))
         order, left = [], list(first)
         while left and len(order) < 4:
-            best = min(left, key=lambda r: worst([*order, r], mode)[0].sum())
+            best = min(left, key=lambda r: _fewest([*order, r], mode))
             order.append(best)
             left.remove(best)
         told[mode] = {
@@ -262,6 +267,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--threat", required=True)
     parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--granularity", default="element", choices=("element", "pixel"))
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--held-out", type=int, default=1000, help="images for the thresholds")
     parser.add_argument("--seed", type=int, default=0)
@@ -282,10 +288,17 @@ def main() -> None:
     }
     case = record.setdefault("cases", {}).setdefault(
         f"{options.network.name} {threat} rate={options.rate:g}",
-        {"n": len(x), "seed": options.seed, "thresholds": {}, "rows": []},
+        {
+            "n": len(x),
+            "seed": options.seed,
+            "granularity": options.granularity,
+            "thresholds": {},
+            "rows": [],
+        },
     )
     held_out = partial(load, options.data, "validation", root=options.root, limit=options.held_out)
-    models = forms(options.network, options.rate, held_out, options.seed, case["thresholds"])
+    drop = f"subsample:rate={options.rate},granularity={options.granularity}"
+    models = forms(options.network, drop, held_out, options.seed, case["thresholds"])
     task = Task(models, x, y, threat, options.seed, options.precision)
     clean = task.judge(x, "clean", clean=True)
     case["network"] = digest_model(models["bare"])
