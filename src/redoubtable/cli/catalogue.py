@@ -65,7 +65,8 @@ def _lines(suite: Suite) -> str:
     lines = []
     for line in suite.lines:
         everywhere = set(line.norms) == set(THREATS.values())
-        lines.append(f"`{line.text}`" + ("" if everywhere else f" ({_plain(line.norms)})"))
+        draws = f", {line.passes} passes a gradient" if line.passes else ""
+        lines.append(f"`{line.text}`" + ("" if everywhere else f" ({_plain(line.norms)}{draws})"))
     return f"{order}: {'; '.join(lines)}"
 
 

@@ -136,12 +136,12 @@ def static_plan(attacks: Sequence[str | BoundAttack], threat: ThreatModel) -> li
     """Return attacks on the bare model, as written but for `stop`.
 
     An image that just crosses the bare model's boundary says nothing of the defended one, so a
-    static attack takes all of its steps unless it says otherwise. It has no rejection either: an
-    attack whose losses need one has its own losses in their place.
+    static attack takes all of its steps unless it says otherwise. It has no rejection either, so an
+    attack whose losses need one has its own losses in their place, and no draws to average over.
     """
     plan = {}
     for text in attacks:
-        bound = _without_rejection(_bind(text, threat))
+        bound = _undefended(_bind(text, threat))
         if settable(bound.entry.obj).get("stop") is bool and "stop" not in bound.arguments:
             bound = _with(bound, {"stop": "False"})
         plan[bound.text] = bound
@@ -193,10 +193,11 @@ def _with(bound: BoundAttack, words: Mapping[str, str]) -> BoundAttack:
     return ATTACKS.bind(bound.text + ("," if ":" in bound.text else ":") + new)
 
 
-def _without_rejection(bound: BoundAttack) -> BoundAttack:
-    """The attack less the losses that only a model with a rejection has a use for."""
+def _undefended(bound: BoundAttack) -> BoundAttack:
+    """The attack less the losses that need a rejection, and less draws: no part is left."""
     names = {k: LOSSES.name_of(bound.arguments.get(k)) for k in ("loss", "success")}
     gone = {k for k, name in names.items() if name and LOSSES[name].facts["abstains"]}
+    gone |= {"eot"} & set(bound.arguments)
     if not gone:
         return bound
     left = {k: v for k, v in bound.arguments.items() if k not in gone}

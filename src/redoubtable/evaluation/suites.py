@@ -18,11 +18,20 @@ class Line:
         text: the attack, as on the command line.
         norms: the threats that it is meant for.
         when: of a model's facts, whether it is worth its cost there.
+        passes: network passes that a gradient of a random model is averaged over, however many of
+            them one of its answers takes; None for what the plan takes.
     """
 
     text: str
     norms: tuple[type[ThreatModel], ...] = _ANY
     when: Callable[[Facts], bool] = lambda facts: True
+    passes: int | None = None
+
+    def on(self, facts: Facts) -> str:
+        """Return the attack as a model's facts want it."""
+        if self.passes is None or not facts.stochastic:
+            return self.text
+        return f"{self.text},eot={max(1, self.passes // facts.passes)}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Suite:
     def against(self, facts: Facts, threat: ThreatModel) -> tuple[str, ...]:
         """Return the attacks that are meant for a model and a threat."""
         fit = (line for line in self.lines if isinstance(threat, line.norms))
-        return tuple(line.text for line in fit if line.when(facts))
+        return tuple(line.on(facts) for line in fit if line.when(facts))
 
 
 def _gradients_may_lie(facts: Facts) -> bool:
@@ -129,12 +138,12 @@ SUITES: Mapping[str, Suite] = {
     ),
     "dropping-pixels-adaptive": Suite(
         (
-            Line("pgd:steps=40,targets=runner_up", (Linf, L2)),
-            Line("pgd:steps=40", (Linf, L2)),
-            *(Line(f"pgd:{loss},steps=40", (Linf, L2), _abstains) for loss in _HINGES),
-            Line("l0_pgd:steps=60", (L0,)),
-            Line("l0_pgd:steps=60,targets=runner_up", (L0,)),
-            *(Line(f"l0_pgd:{loss},steps=60", (L0,), _abstains) for loss in _HINGES),
+            Line("pgd:steps=40,targets=runner_up", (Linf, L2), passes=30),
+            Line("pgd:steps=40", (Linf, L2), passes=30),
+            *(Line(f"pgd:{h},steps=40", (Linf, L2), _abstains, 30) for h in _HINGES),
+            Line("l0_pgd:steps=60", (L0,), passes=30),
+            Line("l0_pgd:steps=60,targets=runner_up", (L0,), passes=30),
+            *(Line(f"l0_pgd:{h},steps=60", (L0,), _abstains, 30) for h in _HINGES),
             Line("square:queries=200", (Linf, L2)),
             Line("sparse_rs:queries=200", (L0,)),
         ),

@@ -1,5 +1,7 @@
 """The suites against random subsampling: whom they aim at, and that each line runs and is legal."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from redoubtable.defenses import Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import Settings, evaluate
 from redoubtable.evaluation.plan import adaptive_plan, expand, static_plan
+from redoubtable.evaluation.suites import Line
 from redoubtable.losses import LOSSES
 from redoubtable.parts import facts_of
 from redoubtable.threat import L0, L2, Linf, ThreatModel
@@ -61,6 +64,24 @@ def test_static_attacks_leave_losses_of_a_rejection_out() -> None:
     ]
     plan = adaptive_plan(MODES["vote+reject"], [hinge], Linf(0.1))
     assert [LOSSES.name_of(b.arguments["loss"]) for b in plan] == ["evasion_hinge_1"]
+
+
+def test_a_static_attack_averages_over_no_draws() -> None:
+    assert [b.text for b in static_plan(["pgd:eot=10,steps=3"], Linf(0.1))] == [
+        "pgd:steps=3,stop=False"
+    ]
+
+
+@every_mode
+def test_gradients_are_averaged_over_thirty_passes_however_they_are_counted(mode: str) -> None:
+    facts = facts_of(MODES[mode])
+    for threat in THREATS:
+        bounds, _ = expand("dropping-pixels-adaptive", threat, facts)
+        climbs = [b for b in bounds if b.entry.facts["access"] == "gradient"]
+        assert {b.arguments["eot"] * facts.passes for b in climbs} == {30}
+    many = Line("pgd:steps=3", passes=30)
+    assert many.on(replace(facts, passes=100)) == "pgd:steps=3,eot=1"
+    assert many.on(replace(facts, stochastic=False)) == "pgd:steps=3"
 
 
 @every_threat
