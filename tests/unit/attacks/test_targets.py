@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from redoubtable.attacks import ATTACKS, TARGETS, chosen, pgd
 from redoubtable.attacks.targets import random_targets, runner_up
 from redoubtable.data import read
-from redoubtable.defenses import Vote
+from redoubtable.defenses import Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import Settings, evaluate
 from redoubtable.evaluation.plan import adaptive_plan
@@ -139,6 +139,17 @@ def test_checks_run_beside_targeted_attacks() -> None:
         y = net(x).argmax(1)
     e = evaluate(net, x, y, Linf(0.01), "pgd:steps=4,targets=random", curve=())
     assert {f["check"]: f["verdict"] for f in e.record["findings"]}["uphill"] in ("pass", "fail")
+
+
+def test_checks_that_call_an_attack_themselves_leave_targeted_ones_out() -> None:
+    """Without the evaluation nobody has chosen their targets, and each image has another loss."""
+    model, x = nn.Sequential(Subsample(rate=0.3), small_net()), blobs(6)
+    with torch.no_grad():
+        y = small_net()(x).argmax(1)
+    attack = "pgd:steps=2,eot=1,loss=margin,targets=runner_up"
+    e = evaluate(model, x, y, Linf(0.01), attack, curve=(), settings=Settings(draws=2))
+    found = {f["check"]: f["verdict"] for f in e.record["findings"]}
+    assert found["fixed_randomness"] == "not run"
 
 
 def test_images_are_stored_towards_them(tmp_path: Path) -> None:
