@@ -181,8 +181,8 @@ class Task:
                         answers, classes = out.argmax(1), out.shape[1] - 1
                         plain += out[:, :classes].argmax(1) == self.y
                         kept += (answers == self.y) | ((answers == classes) & (not clean))
-                counts[form][purpose] = plain.tolist()
-                counts[f"{form}+reject"][purpose] = kept.tolist()
+                counts[form][purpose] = _written(plain)
+                counts[f"{form}+reject"][purpose] = _written(kept)
         return counts
 
 
@@ -203,9 +203,19 @@ def noting_the_luckiest() -> Iterator[list[Tensor]]:
         Search.strongest = honest  # type: ignore[method-assign]
 
 
-def share(counts: Sequence[int], mode: str) -> dict[str, Any]:
+def _written(counts: Tensor) -> str:
+    """Counts as one line of a record."""
+    return " ".join(map(str, counts.tolist()))
+
+
+def _read(counts: str) -> NDArray[Any]:
+    return np.array(counts.split(), dtype=int)
+
+
+def share(counts: str | NDArray[Any], mode: str) -> dict[str, Any]:
     """The expected accuracy of one answer, with its interval."""
-    found = share_of_draws(counts, [DRAWS[mode.partition("+")[0]]] * len(counts))
+    told = _read(counts) if isinstance(counts, str) else counts
+    found = share_of_draws(told, [DRAWS[mode.partition("+")[0]]] * len(told))
     assert found is not None
     return asdict(found)
 
@@ -213,15 +223,16 @@ def share(counts: Sequence[int], mode: str) -> dict[str, Any]:
 def worst(rows: Sequence[Mapping[str, Any]], mode: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """The reported counts of each image's worst row, and which row that is."""
     draws = np.arange(DRAWS[mode.partition("+")[0]])
-    flags = [draws < np.array(r["stands"][mode]["selection"])[:, None] for r in rows]
+    flags = [draws < _read(r["stands"][mode]["selection"])[:, None] for r in rows]
     chosen_ = worst_candidate(flags)
-    report = np.array([r["stands"][mode]["report"] for r in rows])
+    report = np.array([_read(r["stands"][mode]["report"]) for r in rows])
     return report[chosen_, np.arange(report.shape[1])], chosen_
 
 
 def _fewest(rows: Sequence[Mapping[str, Any]], mode: str) -> int:
     """What the draws for choosing say is left."""
-    return int(np.min([r["stands"][mode]["selection"] for r in rows], axis=0).sum())
+    left = [_read(r["stands"][mode]["selection"]) for r in rows]
+    return int(np.min(left, axis=0).sum())
 
 
 def summary(rows: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +242,7 @@ def summary(rows: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> dict
     for mode in MODES:
         ours = [r for r in first if not r["paper"]]
         theirs = [r for r in first if r["paper"]]
-        by = sorted(first, key=lambda r: sum(r["stands"][mode]["report"]))
+        by = sorted(first, key=lambda r: _read(r["stands"][mode]["report"]).sum())
         order, left = [], list(first)
         while left and len(order) < 4:
             best = min(left, key=lambda r: _fewest([*order, r], mode))
