@@ -26,13 +26,13 @@ ATTACKS: tuple[tuple[ThreatModel, tuple[str, ...]], ...] = (
 )
 GUARD = ("subsample:rate=0.9", "vote:draws=10", "reject:score=entropy,rule=accuracy,level=0.01")
 NETWORK = {"width": 16}
-IMAGES = 300
+IMAGES = 200
 CURVE = (0.5, 1.0, 1.5)
 CERTIFICATE, PIXELS = "ablation:rate=0.9", (0, 1, 3, 6)
 """Of the guard's own masks: an image of one channel has the same masks by value and by pixel."""
 CERTIFIED, SAMPLES = 100, (200, 1000)
 """Images, and samples that choose a class and that bound its probability."""
-RATE_IMAGES = 100
+RATE_IMAGES = 50
 """Of how many of them the guard is attacked at other thresholds: their numbers are beside the point
 here, and each costs as much as the evaluation."""
 

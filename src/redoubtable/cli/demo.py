@@ -20,7 +20,7 @@ def demo(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train, guard and attack on real digits: the whole job in about two minutes.
+    """Train, guard and attack on real digits: the whole job in two and a half minutes.
 
     Trains a small network twice on the embedded handwritten digits (as usual, and on subsampled
     images), guards the second with random pixel subsampling, ten votes and entropy rejection, and
