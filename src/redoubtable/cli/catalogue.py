@@ -60,14 +60,27 @@ def rows(kind: str) -> list[dict[str, str]]:
 
 
 def _lines(suite: Suite) -> str:
-    """The attacks of a suite, each with the norms that it is meant for."""
+    """The attacks of a suite, alike ones together, each with the norms that it is meant for."""
     order = "one after the other, each on what still stands" if suite.cascade else "each on all"
-    lines = []
+    alike: dict[tuple[str, str], list[str]] = {}
     for line in suite.lines:
         everywhere = set(line.norms) == set(THREATS.values())
         draws = f", {line.passes} passes a gradient" if line.passes else ""
-        lines.append(f"`{line.text}`" + ("" if everywhere else f" ({_plain(line.norms)}{draws})"))
-    return f"{order}: {'; '.join(lines)}"
+        for_ = "" if everywhere else f" ({_plain(line.norms)}{draws})"
+        alike.setdefault((line.text.partition(":")[0], for_), []).append(line.text)
+    return f"{order}: {'; '.join(_together(texts) + for_ for (_, for_), texts in alike.items())}"
+
+
+def _together(texts: list[str]) -> str:
+    """Attacks of one name: what all have once, and what some have as alternatives."""
+    name = texts[0].partition(":")[0]
+    sets = [text.partition(":")[2].split(",") for text in texts]
+    common = [pair for pair in sets[0] if pair and all(pair in one for one in sets)]
+    rest = [",".join(p for p in one if p and p not in common) for one in sets]
+    shown = f"`{name}{':' if common else ''}{','.join(common)}`"
+    if not any(rest):
+        return shown
+    return f"{shown} with {' or '.join(f'`{r}`' if r else 'nothing' for r in rest)}"
 
 
 def _facts(entry: Entry[Any]) -> str:
