@@ -95,7 +95,7 @@ SUITES: Mapping[str, Suite] = {
         (
             Line("fgsm"),
             Line("pgd:restarts=2"),
-            Line("square:queries=500", (Linf, L2), _gradients_may_lie),
+            Line("square:queries=2000", (Linf, L2), _gradients_may_lie),
             Line("sparse_rs:queries=500", (L0,), _gradients_may_lie),
             Line("square:queries=100", (Linf, L2), _averages_tell),
             Line("sparse_rs:queries=100", (L0,), _averages_tell),
