@@ -48,6 +48,7 @@ def nes(
         threat: Linf or L2, with a finite radius unless `step_size` is given.
         targets: (N,) classes to be taken for; None to leave the true class.
         queries: images that the model may be asked about per example; `draws` + 1 go into a step.
+            Of a random model 12 more choose among the kept images in the end.
         draws: images per estimate, even, at least 2 (the authors' 50).
         sigma: standard deviation of the noise (the authors' 0.001).
         step_size: length of a step in the units of eps; None for 2.5 eps / steps.

@@ -44,7 +44,8 @@ def sparse_rs(
         y: (N,) true labels.
         threat: L0.
         targets: (N,) classes to be taken for; None to leave the true class.
-        queries: answers asked for per image, each a mean over `eot` draws; the schedule is scaled
+        queries: answers asked for per image, each a mean over `eot` draws, and of a random model
+            the equivalent of 12 more, which choose among the kept images; the schedule is scaled
             to them.
         alpha: share of the pixels exchanged at first; 0.3 is the paper's, 0.8 is that of the
             authors' code.

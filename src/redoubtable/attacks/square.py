@@ -46,7 +46,8 @@ def square(
         y: (N,) true labels.
         threat: Linf or L2.
         targets: (N,) classes to be taken for; None to leave the true class.
-        queries: answers asked for per image, each a mean over `eot` draws; the default is that of
+        queries: answers asked for per image, each a mean over `eot` draws, and of a random model
+            the equivalent of 12 more, which choose among the kept images; the default is that of
             AutoAttack (Croce & Hein 2020), and the schedule of the sides is scaled to it.
         alpha: share of the pixels that the first windows cover, p in the paper.
         success: a margin, positive once the attack succeeded; what the search raises, also towards
