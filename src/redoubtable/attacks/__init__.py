@@ -13,6 +13,7 @@ from redoubtable.attacks.foreign import foreign as foreign
 from redoubtable.attacks.hop_skip_jump import hop_skip_jump as hop_skip_jump
 from redoubtable.attacks.iterative_l2 import iterative_l2 as iterative_l2
 from redoubtable.attacks.jsma import jsma as jsma
+from redoubtable.attacks.known import Known as Known
 from redoubtable.attacks.l0_pgd import l0_pgd as l0_pgd
 from redoubtable.attacks.lean import lean as lean
 from redoubtable.attacks.multi_targeted import multi_targeted as multi_targeted

@@ -1,6 +1,5 @@
 """From answers to the numbers of a record: pure functions of what was measured."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +23,7 @@ from redoubtable.evaluation.outcomes import (
     pick,
     worst_candidate,
 )
-from redoubtable.files import make_folder, write_bytes, write_json
+from redoubtable.files import make_folder, write_json, write_npz
 from redoubtable.parts import facts_of, parts_of
 from redoubtable.statistics import auc
 
@@ -203,8 +202,6 @@ def save(
 ) -> None:
     """Write `record.json`, `examples.npz` and `images.npz`, each whole or not at all."""
     make_folder(folder)
-    for name, values in (("examples.npz", arrays), ("images.npz", images)):
-        content = io.BytesIO()
-        np.savez_compressed(content, **values)
-        write_bytes(folder / name, content.getvalue())
+    write_npz(folder / "examples.npz", arrays)
+    write_npz(folder / "images.npz", images)
     write_json(folder / "record.json", record)

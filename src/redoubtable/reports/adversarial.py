@@ -1,13 +1,12 @@
 """Adversarial images as files: arrays that can be read as data again, and a picture."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from redoubtable.evaluation import Evaluation
-from redoubtable.files import make_folder, write_bytes
+from redoubtable.files import make_folder, write_bytes, write_npz
 from redoubtable.reports.plots import amplification, montage
 
 _SHOWN = 10
@@ -48,10 +47,8 @@ def write_adversarial(folder: Path, done: Evaluation) -> tuple[Path, Path]:
         arrays |= {"x_test": _bytes(x_adv), "x_clean": _bytes(clean)}
     else:
         arrays |= {"x_adv": x_adv, "x_clean": clean}
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
     make_folder(folder)
-    write_bytes(folder / "adversarial.npz", content.getvalue())
+    write_npz(folder / "adversarial.npz", arrays)
     write_bytes(folder / "sheet.png", _sheet(done, clean[:_SHOWN], x_adv[:_SHOWN], answers))
     return folder / "adversarial.npz", folder / "sheet.png"
 

@@ -64,7 +64,7 @@ class Dropping(Scale):
         eps_scale: what the paper's radii and steps are of: images in [-1, 1], "centred", so that
             they are halved here, or in [0, 1], "unit".
         targets: what its targeted attacks aim at, beside those that only leave the label.
-        adaptive: attacks that know all of the guard.
+        adaptive: attacks that know all of the guard; by default the strongest that we know.
         certify_rates: drop rates that are certified.
         samples: that choose the class, and that bound its probability.
         certified: test images that are certified.
@@ -76,7 +76,7 @@ class Dropping(Scale):
     steps: float = 1.0
     eps_scale: Literal["centred", "unit"] = "centred"
     targets: tuple[str, ...] = ("random", "runner_up")
-    adaptive: tuple[str, ...] = ("pgd:steps=40",)
+    adaptive: tuple[str, ...] = ("dropping-pixels-adaptive",)
     certify_rates: Sequence[float] = ()
     samples: tuple[int, int] = (1000, 10_000)
     certified: int = 500
@@ -125,7 +125,7 @@ SCALES = {
         draws=20,
         rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
         train_rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
-        adaptive=("pgd:steps=200,restarts=10",),
+        adaptive=("dropping-pixels-adaptive", "pgd:steps=200,restarts=10"),
         certify_rates=(0.8, 0.9, 0.95, 0.97, 0.98, 0.99),
         certified=1000,
     ),
