@@ -1,5 +1,6 @@
 """The copies that attacks search on: folded, of the same function, without a trace."""
 
+import operator
 import random
 from collections.abc import Callable
 
@@ -42,6 +43,46 @@ def test_networks_of_the_package_are_folded(name: str) -> None:
     assert norms_in(model, images) > 0
     assert norms_in(quick, images) == 0
     assert_same_function(model, quick, images)
+
+
+class Branches(nn.Module):
+    """Outputs of convolutions that are read once or twice, or added to themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(5))
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d, e = (conv(x) for conv in self.convs)
+        once = self.relu(a) + 1.0
+        twice = b + self.relu(b)
+        doubled = self.relu(c + c)
+        other = nn.functional.relu(x + d) + d.mean((2, 3), keepdim=True)
+        added = torch.relu(self.relu(x) + e)
+        return self.head((once + twice + doubled + other + added).mean((2, 3)))
+
+
+def test_only_what_nothing_else_reads_is_written_over() -> None:
+    with seeded("branches"):
+        model = Branches().eval()
+    images = blobs(6)
+    before = images.clone()
+    quick = fast_copy(model, images[:2])
+    assert isinstance(quick.searched, torch.fx.GraphModule)
+    targets = [n.target for n in quick.searched.graph.nodes]
+    assert targets.count(torch.relu_) == 3 and targets.count(operator.iadd) == 2
+    assert_same_function(model, quick, images)
+    with torch.no_grad():
+        assert torch.equal(quick(images), quick(images))
+    assert torch.equal(images, before)
+
+
+def test_residual_networks_are_rectified_in_place() -> None:
+    quick = fast_copy(create("resnet20").eval(), blobs(2, 3, 8, 8))
+    targets = [n.target for n in quick.searched.graph.nodes]  # type: ignore[union-attr]
+    assert targets.count(torch.relu_) == 19 and targets.count(operator.iadd) == 9
 
 
 def test_deep_networks_are_folded_although_rounding_tips_their_slopes() -> None:

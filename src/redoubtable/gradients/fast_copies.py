@@ -133,6 +133,7 @@ def _joined(network: nn.Module) -> fx.GraphModule:
     modules = dict(traced.named_modules())
     _join_batch_norms(traced, modules)
     _keep_formats(traced, modules)
+    _overwrite(traced, modules)
     traced.graph.lint()
     traced.recompile()
     return traced
@@ -211,6 +212,31 @@ def _keep_formats(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None
             with traced.graph.inserting_before(node):
                 kept = traced.graph.call_module("keep_format", (node.args[0],))
             node.update_arg(0, kept)
+
+
+def _overwrite(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
+    """Add and rectify within the memory of a convolution's output that nothing else reads.
+
+    Neither a convolution nor a sum needs its output for its gradient.
+    """
+    ours: set[fx.Node] = set()  # whose output may be written over
+    for node in traced.graph.nodes:
+        if type(modules.get(str(node.target))) is nn.Conv2d:
+            ours.add(node)
+        mine = [a for a in node.args if isinstance(a, fx.Node) and a in ours and len(a.users) == 1]
+        if not mine:
+            continue
+        if node.target is operator.add:
+            other = node.args[1] if node.args[0] is mine[0] else node.args[0]
+            node.target, node.args = operator.iadd, (mine[0], other)
+            ours.add(node)
+        elif _is_relu(node, modules):
+            node.op, node.target, node.kwargs = "call_function", torch.relu_, {}
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    module = modules.get(str(node.target))
+    return type(module) is nn.ReLU or node.target in (nn.functional.relu, torch.relu)
 
 
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
