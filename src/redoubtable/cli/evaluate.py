@@ -73,6 +73,13 @@ def evaluate(
     eight_bit: Annotated[
         bool, typer.Option("--eight-bit", help="Round adversarial images to 8 bits.")
     ] = False,
+    cascade: Annotated[
+        bool | None,
+        typer.Option(
+            "--cascade/--no-cascade",
+            help="Each attack sees only what stands after those before it; else as the suite says.",
+        ),
+    ] = None,
     check: Annotated[bool, typer.Option(help="Run the checks that doubt the result.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder for record, page and journal; resumes.")
@@ -135,6 +142,7 @@ def evaluate(
             target.y,
             ball,
             attack or "adaptive",
+            cascade=cascade,
             seed=seed,
             settings=settings,
             held_out=target.held_out,

@@ -32,10 +32,11 @@ def attack_all(
         threat: what they may change.
         classes: K; the answer K is a rejection.
         before: for a cascade, what stands of the examples at its start; what has fallen is carried
-            along. None lets every attack see all examples. A random or batch-dependent model has no
-            cascade: one draw does not say what has fallen, and a part of a batch is another batch.
+            along. None lets every attack see all examples. On a random model an example has fallen
+            when it stands in none of its draws. A batch-dependent model has no cascade, as a part
+            of a batch is another batch.
     """
-    if before is None or bench.facts.stochastic or bench.facts.batch_dependent:
+    if before is None or bench.facts.batch_dependent:
         return all_of(partial(bench.attacked, view, bound, threat) for bound in attacks)
     found: list[Candidate] = []
     for bound in attacks:

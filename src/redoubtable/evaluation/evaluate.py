@@ -1,7 +1,7 @@
 """Measure how robust a model is: static and adaptive, with intervals, and with its own doubts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,18 @@ from torch import nn
 
 from redoubtable.evaluation import batch_settings, curves, rates, summary
 from redoubtable.evaluation.candidates import Bench, Candidate, Settings, classes_of, device_of
+from redoubtable.evaluation.checks import asked
 from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.outcomes import defended
-from redoubtable.evaluation.plan import Choice, Plans, adaptive_plan, expand, static_plan
+from redoubtable.evaluation.plan import (
+    LEAST_DRAWS,
+    Choice,
+    Plans,
+    adaptive_plan,
+    expand,
+    static_plan,
+)
 from redoubtable.evaluation.progress import ticking
 from redoubtable.evaluation.runner import running
 from redoubtable.evaluation.work import Measured, Work
@@ -88,12 +96,13 @@ def evaluate(
     threat: ThreatModel,
     attacks: Choice | Sequence[Choice] = "adaptive",
     *,
+    cascade: bool | None = None,
     seed: int = 0,
     settings: Settings | None = None,
     held_out: LazyImages | None = None,
     curve: Sequence[float] = curves.CURVE,
     rate_images: int | None = None,
-    check: bool = True,
+    check: bool | Collection[str] = True,
     out: Path | str | None = None,
     name: str = "model",
     data: str = "unnamed",
@@ -115,13 +124,16 @@ def evaluate(
         threat: what the attacker may change.
         attacks: a suite ("adaptive", "standard"), an attack, a function of the form of an attack,
             or several of these.
+        cascade: whether each attack sees only what stands after those before it, which costs less
+            and leaves its own row without the rest; None for what the suites say. On a random model
+            it sees what stands in any of at least 20 draws.
         seed: of every attack and every draw.
         settings: draws, chunk, batch size and precision; its seed is replaced by `seed`.
         held_out: clean images, likewise, that neither training nor `x` has; with them a model that
             abstains is also attacked at thresholds of 1% and 5% false positives.
         curve: multiples of eps for accuracy against eps; empty for none.
         rate_images: how many of the first images are attacked at these thresholds; None for all.
-        check: run the checks that doubt the result.
+        check: run the checks that doubt the result: all, none, or those that are named.
         out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
         name: what the model is called in the record.
         data: what the images are called in the record.
@@ -133,19 +145,22 @@ def evaluate(
 
     Raises:
         TypeError: images or labels have the wrong type.
-        ValueError: images are illegal, labels are outside the classes, an attack is unknown or
-            does not support the threat, no attack sees the model, or an attack returned illegal
-            images.
+        ValueError: images are illegal, labels are outside the classes, an attack or a check is
+            unknown, a cascade has too few draws, an attack does not support the threat, no attack
+            sees the model, or an attack returned illegal images.
     """
     settings = replace(settings or Settings(), seed=seed)
     y = y.detach().cpu()
     check_lazy(x)
     whole = outline(x)
     _check_radius(threat, whole)
-    facts = facts_of(model)
+    facts, doubts = facts_of(model), asked(check)
     if facts.batch_dependent:
         batch_settings.check_batches(len(x), settings.chunk)
-    asked, plans = _plans(model, attacks, threat, facts)
+    named, plans = _plans(model, attacks, threat, facts)
+    if cascade is not None:
+        _check_cascade(cascade, facts, settings.draws)
+        plans = replace(plans, cascade=cascade)
     folder = Path(out) if out else None
     with (
         in_eval_mode(model),
@@ -156,10 +171,10 @@ def evaluate(
         bench = Bench(model, Chunks(x, y, settings.chunk), settings, runner.journal, ticker.tick)
         runner.agree(bench)
         scores = rates.held_out_scores(bench, held_out)
-        work = Work(bench, plans, threat, classes, curve, check, scores, rate_images)
+        work = Work(bench, plans, threat, classes, curve, doubts, scores, rate_images)
         ticker.expect(work.expected())
         measured = Measured(*runner.finish(*work.jobs()))
-        about = {"name": name, "command": command, "attacks": asked, "data": data}
+        about = {"name": name, "command": command, "attacks": named, "data": data}
         record = _record(work, measured, about, held_out is not None)
         arrays = _all_arrays(work, measured, threat.radius(whole))
         result = Evaluation(record, arrays, _images(measured.candidates))
@@ -184,6 +199,17 @@ def _plans(
             "beside them, such as pgd"
         )
     return [b.text for b in chosen], plans
+
+
+def _check_cascade(cascade: bool, facts: Facts, draws: int) -> None:
+    """Refuse a cascade that would not know what has fallen."""
+    if cascade and facts.batch_dependent:
+        raise ValueError("a model that depends on its batch has no cascade; leave `cascade` out")
+    if cascade and facts.stochastic and draws < LEAST_DRAWS:
+        raise ValueError(
+            f"a cascade on a random model needs at least {LEAST_DRAWS} draws to know what has "
+            f"fallen, got {draws}"
+        )
 
 
 def _record(

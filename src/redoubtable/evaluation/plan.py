@@ -44,7 +44,8 @@ class Plans:
     Attributes:
         static: attacks on the bare model; none where there is no defense.
         adaptive: attacks on the whole model.
-        cascade: whether each sees only what stands after those before it.
+        cascade: whether each sees only what stands after those before it. Of a random model that is
+            what stands in any of its draws.
     """
 
     static: list[BoundAttack]
@@ -52,10 +53,17 @@ class Plans:
     cascade: bool
 
 
+LEAST_DRAWS = 20
+"""Of a cascade on a random model: what stands in one answer of ten stands in none of so many with a
+probability of an eighth, and then counts as a tenth, which is what attacks might have found."""
+
+
 def expand(
     attacks: Choice | Sequence[Choice], threat: ThreatModel, facts: Facts = PLAIN
 ) -> tuple[tuple[BoundAttack, ...], bool]:
     """Return the attacks of suites, or the given ones, and whether each sees only what stands.
+
+    A suite's own cascade is for models without randomness whose answers are each image's own.
 
     Of a suite those attacks are taken that are meant for the threat and the model's facts; an
     attack that is named must support the threat.
@@ -70,7 +78,8 @@ def expand(
         raise ValueError(f"give at least one attack, or a suite: {', '.join(SUITES)}")
     found = [bound for choice in choices for bound in _expand(choice, threat, facts)]
     cascade = all(isinstance(c, str) and c in SUITES and SUITES[c].cascade for c in choices)
-    return tuple(_told_apart(found)), cascade
+    plain = not (facts.stochastic or facts.batch_dependent)
+    return tuple(_told_apart(found)), cascade and plain
 
 
 def _expand(choice: Choice, threat: ThreatModel, facts: Facts) -> list[BoundAttack]:

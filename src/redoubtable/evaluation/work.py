@@ -1,7 +1,7 @@
 """The pieces that an evaluation is made of, each of which several processes can share."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -46,7 +46,7 @@ class Work:
         threat: what they may change.
         classes: K; the answer K is a rejection.
         curve: multiples of eps; none for no curve.
-        check: whether the result is doubted.
+        checks: names of those that doubt the result.
         scores: of held-out images, which set the thresholds of fixed rates; None for no rates.
         rate_images: on how many of the first images these are measured; None for all.
     """
@@ -56,7 +56,7 @@ class Work:
     threat: ThreatModel
     classes: int
     curve: Sequence[float]
-    check: bool
+    checks: Collection[str]
     scores: Tensor | None
     rate_images: int | None
 
@@ -104,13 +104,13 @@ class Work:
 
     def findings(self) -> list[dict[str, Any]]:
         """Return what doubts the result."""
-        if not self.check:
+        if not self.checks:
             return []
         case = checks.Case(self.bench, self.plans, self.candidates, self.threat, self.classes)
         if self.batched:
             others = {str(setting): found for setting, found in self.batched.candidates.items()}
             case = replace(case, neighbours=others)
-        return checks.findings(case)
+        return checks.findings(case, self.checks)
 
     def expected(self) -> int:
         """Return how many chunks there will be: of checks that end early at most."""
@@ -124,8 +124,8 @@ class Work:
             total += self._chunks(curves.CURVE_IMAGES) * (1 + radii * (static + adaptive))
         if self.scores is not None:
             total += len(rates.RATES) * self._chunks(self.rate_images) * (1 + adaptive)
-        if self.check:
-            total += checks.expected(self.bench, self.plans, self.threat)
+        if self.checks:
+            total += checks.expected(self.bench, self.plans, self.threat, self.checks)
         return total
 
     def _chunks(self, images: int | None) -> int:

@@ -1,5 +1,6 @@
 """In a cascade later attacks see only what stands, and nothing of the verdict changes by it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
 from redoubtable.types import Images, Labels
 from tests.unit.evaluation.parts import Register, assert_equal, guard, hidden, quick
+from tests.unit.evaluation.test_batches import AboveMean
 
 ALL = (Linf, L2, L1, L0)
 
@@ -58,6 +60,48 @@ def test_later_attacks_see_what_stands(
     values = [r["accuracy"]["one_shot"]["value"] for r in e.record["rows"]]
     assert values == sorted(values, reverse=True)
     assert e.robust_accuracy == values[-1] < values[0] < e.clean_accuracy
+
+
+def test_a_cascade_on_a_random_model_sees_what_stands_in_any_draw(
+    x: Tensor, y: Tensor, seen: list[int]
+) -> None:
+    model = hidden()
+    attacks = ["pgd:steps=10", "seen"]
+    settings = Settings(draws=20, chunk=11)
+    whole = quick(model, x, y, Linf(0.1), attacks, settings=settings)
+    assert not whole.record["cascade"] and sum(seen) == 2 * len(x)  # static and adaptive
+    seen.clear()
+    e = quick(model, x, y, Linf(0.1), attacks, cascade=True, settings=settings)
+    assert e.record["cascade"]
+    last = {
+        view: [a for a in e.arrays if a.startswith(f"{view}/pgd") and a.endswith("selection")][-1]
+        for view in ("static", "adaptive")
+    }
+    right = {view: e.arrays[name] == e.arrays["y"][:, None] for view, name in last.items()}
+    assert sum(seen) == sum(int(one.any(1).sum()) for one in right.values())
+    fallen = ~right["adaptive"].any(1)
+    assert 0 < int(fallen.sum()) < len(x)
+    some = right["adaptive"].mean(1)
+    assert bool(((some > 0) & (some <= 0.5)).any())  # a majority of draws does not spare an image
+    later = e.arrays["adaptive/seen/selection"]
+    assert np.array_equal(later[fallen], e.arrays[last["adaptive"]][fallen])
+    assert e.robust_accuracy == pytest.approx(whole.robust_accuracy, abs=0.1)
+
+
+def test_a_cascade_that_could_not_know_what_has_fallen_is_refused(x: Tensor, y: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"at least 20 draws .* got 19"):
+        quick(hidden(), x, y, Linf(0.1), cascade=True, settings=Settings(draws=19))
+    with pytest.raises(ValueError, match="depends on its batch"):
+        quick(AboveMean(), x, y, Linf(0.1), cascade=True, settings=Settings(chunk=15))
+    for odd in (replace(PLAIN, stochastic=True), replace(PLAIN, batch_dependent=True)):
+        assert not expand("standard", Linf(0.1), odd)[1]
+
+
+def test_a_suite_can_be_kept_from_its_cascade(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    assert quick(net, x, y, Linf(0.06), "lean").record["cascade"]
+    e = quick(net, x, y, Linf(0.06), "lean", cascade=False)
+    assert not e.record["cascade"]
+    assert all(r["passes"]["forward"] >= len(x) for r in e.record["rows"])
 
 
 @pytest.mark.usefixtures("cascade", "seen")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from redoubtable.attacks import pgd
 from redoubtable.defenses import InputTransform
 from redoubtable.evaluation import Evaluation, Settings, evaluate
-from redoubtable.evaluation.checks import CHECKS
+from redoubtable.evaluation.candidates import Bench
+from redoubtable.evaluation.checks import CHEAP, CHECKS
 from redoubtable.parts import facts_of
 from redoubtable.threat import Linf, ThreatModel
 from redoubtable.types import Images, Labels
@@ -263,3 +264,48 @@ def test_a_broken_graph_says_what_to_do(x: Tensor, y: Tensor) -> None:
 
 def test_checks_can_be_left_out(net: nn.Module, x: Tensor, y: Tensor) -> None:
     assert quick(net, x, y, Linf(0.1)).record["findings"] == []
+
+
+def test_only_the_named_checks_run_and_the_others_say_so(
+    net: nn.Module, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    for name, check in CHECKS.items():
+        monkeypatch.setitem(
+            CHECKS,  # type: ignore[arg-type]  # a mapping that is a dict
+            name,
+            lambda case, check=check, name=name: ran.append(name) or check(case),
+        )
+    e = quick(net, x, y, Linf(0.1), check=("noise", "logits"))
+    assert sorted(ran) == ["logits", "noise"]
+    found = {f["check"]: f for f in e.record["findings"]}
+    assert list(found) == list(CHECKS)
+    for name, finding in found.items():
+        asked = name in ("logits", "noise")
+        assert (finding["says"] != "not asked for here") == asked
+        assert asked or (finding["verdict"], finding["evidence"]) == ("not run", {})
+    one = quick(net, x, y, Linf(0.1), check="logits").record["findings"]
+    assert [f["check"] for f in one if f["says"] != "not asked for here"] == ["logits"]
+    with pytest.raises(ValueError, match="no check 'loud'; there are randomness"):
+        quick(net, x, y, Linf(0.1), check=["loud"])
+
+
+def test_cheap_checks_attack_nothing_anew(
+    net: nn.Module, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks = ["pgd:steps=5", "square:queries=20"]
+    asked: list[str] = []
+    whole = Bench.attacked
+
+    def attacked(self: Bench, view: Any, bound: Any, *rest: Any) -> Any:
+        asked.append(bound.text)
+        return whole(self, view, bound, *rest)
+
+    monkeypatch.setattr(Bench, "attacked", attacked)
+    bare = quick(net, x, y, Linf(0.1), attacks, check=False)
+    without, asked[:] = sorted(set(asked)), []
+    e = quick(net, x, y, Linf(0.1), attacks, check=CHEAP)
+    assert sorted(set(asked)) == without
+    ran = {f["check"] for f in e.record["findings"] if f["says"] != "not asked for here"}
+    assert ran == set(CHEAP)
+    assert e.record["rows"] == bare.record["rows"]

@@ -7,7 +7,8 @@ arXiv:2106.09947). docs/checks/ has a page for each.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,24 +56,62 @@ CHECKS: Mapping[str, Check] = {
 }
 """In the order in which a reader would doubt."""
 
+CHEAP = (
+    "randomness",
+    "gradients",
+    "uphill",
+    "logits",
+    "inner_gradients",
+    "black_box_is_weaker",
+    "adaptive_is_stronger",
+    "transfer_is_weaker",
+    "neighbours",
+)
+"""Those that attack nothing anew, where the plan has an attack without gradients."""
+
 _ON_THEIR_OWN = (model.__name__, traces.__name__)
 """What these compute is no chunk of an attack, so their findings are kept as they are."""
 
 
-def findings(case: Case) -> list[dict[str, Any]]:
-    """Return what every check found, as a record keeps it.
+def asked(check: bool | Collection[str]) -> Collection[str]:
+    """Return the names of the checks that are asked for.
+
+    Args:
+        check: all, none, or their names.
+
+    Raises:
+        ValueError: there is no such check.
+    """
+    if isinstance(check, bool):
+        return tuple(CHECKS) if check else ()
+    names = (check,) if isinstance(check, str) else tuple(check)
+    for name in names:
+        if name not in CHECKS:
+            raise ValueError(f"no check {name!r}; there are {', '.join(CHECKS)}")
+    return names
+
+
+def findings(case: Case, names: Collection[str]) -> list[dict[str, Any]]:
+    """Return what the checks found, as a record keeps it.
+
+    Args:
+        case: what is doubted.
+        names: of the checks that run; of the others it is said that they did not.
 
     Raises:
         TakenError: other processes are at work on some of the images.
     """
     # Chunks first: an interruption then costs one of them, and not a whole check.
-    order = sorted(CHECKS, key=lambda name: CHECKS[name].__module__ in _ON_THEIR_OWN)
+    order = sorted(names, key=lambda name: CHECKS[name].__module__ in _ON_THEIR_OWN)
     found = dict(zip(order, all_of(partial(_found, case, name) for name in order), strict=True))
-    return [found[name] for name in CHECKS]
+    left_out = Finding("", "not run", "not asked for here", "adaptive", {})
+    return [found.get(name) or replace(left_out, check=name).as_dict() for name in CHECKS]
 
 
-def expected(bench: Bench, plans: Plans, threat: ThreatModel) -> int:
+def expected(bench: Bench, plans: Plans, threat: ThreatModel, names: Collection[str]) -> int:
     """Return how many chunks the checks attack at most; some end early or find nothing to do."""
+    if set(names) <= set(CHEAP):
+        return 0
     case = Case(bench, plans, [], threat, 0)
     once = [b for b in case.effort if "steps" in settable(b.entry.obj)]
     drawn = [b for b in once if "eot" in settable(b.entry.obj)] if bench.facts.stochastic else []
