@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from redoubtable.cli import app
+from redoubtable.cli.together import share_cores
 from redoubtable.evaluation import Settings, estimate
+from redoubtable.evaluation.checks import CHEAP, CHECKS
 from redoubtable.evaluation.estimate import Kinds, Pace, images_within, pace, sort_images
 from redoubtable.evaluation.suites import SUITES, Line, Suite
+from redoubtable.parts import PLAIN, Part
 from redoubtable.threat import Linf
+from tests.networks import facts
 
 N = 24
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -51,8 +56,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Suites and evaluations that take no time."""
     for name in ("adaptive", "standard", "lean"):
         monkeypatch.setitem(SUITES, name, Suite((Line("fgsm"),), False, "One step."))
-    whole = module.run_evaluation
-    monkeypatch.setattr(module, "run_evaluation", lambda *a, **k: whole(*a, **k, check=False))
+    monkeypatch.setattr(module, "_checks", lambda suite: False)
     monkeypatch.setattr(module, "pace", lambda *a, **k: Pace(0.5, 0))
 
 
@@ -111,6 +115,22 @@ def test_seconds_grow_with_images_and_doubts_only_to_the_first() -> None:
     assert images_within(30, [one], 500) == 40
     assert images_within(60, [one, one], 30) == 30
     assert images_within(0.1, [one], 500) == 0
+    assert one.seconds(40, 2) == pytest.approx(30 / (2 * estimate.SHARED))
+    assert images_within(30 / (2 * estimate.SHARED) + 1e-6, [one], 500, 2) == 40
+
+
+def test_chunks_are_enough_to_share_and_not_too_short() -> None:
+    lengths = [estimate.chunk_for(n, 250) for n in (5000, 1000, 500, 100, 10)]
+    assert lengths == [250, 125, 63, 25, 25]
+    assert estimate.chunk_for(500, 10) == 10
+
+
+def test_what_standard_does_at_length_is_not_done_before_it() -> None:
+    ball = Linf(0.1)
+    both = module._attacks(("adaptive", "standard"), PLAIN, ball)
+    assert both == {"adaptive": ["fgsm", "pgd:restarts=2"], "standard": "standard"}
+    assert module._attacks(("adaptive", "lean"), PLAIN, ball)["adaptive"] == "adaptive"
+    assert module._attacks(("adaptive",), PLAIN, ball) == {"adaptive": "adaptive"}
 
 
 @pytest.mark.parametrize(
@@ -132,10 +152,14 @@ def test_a_budget_cuts_images_first_then_the_suite(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     speeds = {"adaptive": 1.0, "standard": 1.0, "lean": 0.0}
-    monkeypatch.setattr(module, "pace", lambda m, k, b, s, **_: Pace(attacks * speeds[s], 0))
+
+    def paced(m: Any, k: Any, b: Any, asked: str | list[str], **_: Any) -> Pace:
+        return Pace(attacks * speeds[asked if isinstance(asked, str) else "adaptive"], 0)
+
+    monkeypatch.setattr(module, "pace", paced)
     target = module.Subject(build(), torch.zeros(400, 3, 6, 6), torch.zeros(400), None, "m", "d")
     kinds = Kinds(0.5, (), 1.0)
-    plan = module._plan(target, Linf(0.1), Settings(), kinds, minutes, time.perf_counter())
+    plan = module._plan(target, Linf(0.1), Settings(), kinds, 1, minutes, time.perf_counter())
     assert plan.suites == suites
     assert plan.n == pytest.approx(n, abs=1)
     assert plan.seconds == pytest.approx(plan.n * attacks * sum(speeds[s] for s in suites))
@@ -164,7 +188,9 @@ def test_the_whole_audit_in_one_command(arguments: list[str], tmp_path: Path) ->
         record = json.loads((out / suite / "record.json").read_text())
         assert record["data"]["n"] == N
         assert record["adaptive"]["accuracy"]["one_shot"]["value"] == pytest.approx(2 / 3)
-        assert record["findings"]
+        ran = {f["check"] for f in record["findings"] if f["says"] != "not asked for here"}
+        assert ran == (set(CHECKS) if suite == "adaptive" else set(CHEAP))
+        assert record["settings"]["chunk"] == 25
     assert "cut to fit" not in said
     assert "taking the first" not in done.stderr
 
@@ -230,3 +256,51 @@ def test_images_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None
         done = CliRunner().invoke(app, [*words, "--limit", "4", "--out", str(tmp_path / "o")])
         assert done.exit_code == 2, done.output
         assert "does not take images of shape (1, 28, 28)" in done.output.replace("\n", " ")
+
+
+def test_cores_are_shared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: given[-1] if given else 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # so that what it was comes back afterwards
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    share_cores(1)
+    assert not given and "OMP_NUM_THREADS" not in os.environ
+    share_cores(3)
+    share_cores(3)
+    assert given == [2] and os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    share_cores(2)
+    assert given == [2]
+
+
+def test_an_audit_tries_as_it_will_run(
+    arguments: list[str], short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    whole = module.sort_images
+
+    def sorted_(*given: Any) -> Kinds:
+        seen.append(("sorted", given[-1].chunk))
+        return whole(*given)
+
+    monkeypatch.setattr(module, "share_cores", lambda n: seen.append(("shared", n)))
+    monkeypatch.setattr(module, "sort_images", sorted_)
+    assert CliRunner().invoke(app, [*arguments, "--chunk", "7"]).exit_code == 0
+    assert seen == [("shared", 1), ("sorted", 7)]
+
+
+def test_batches_of_models_that_depend_on_them_stay_whole() -> None:
+    class Alike(Part):
+        facts = facts(batch_dependent=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :2] - x.mean()
+
+        def undefended(self) -> nn.Module:
+            return nn.Identity()
+
+    x, y = images()
+    for model, chunk in ((Alike(), 250), (build(), 25)):
+        target = module.Subject(model, x, y, None, "m", "d")
+        assert module._cut(Settings(chunk=250), target).chunk == chunk

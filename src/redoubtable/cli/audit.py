@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -46,13 +46,21 @@ from redoubtable.cli.subject import (
     Weights,
     subject,
 )
-from redoubtable.cli.together import is_fellow, together
+from redoubtable.cli.together import is_fellow, share_cores, together
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.evaluation.candidates import classes_of
-from redoubtable.evaluation.estimate import Kinds, Pace, images_within, pace, sort_images
+from redoubtable.evaluation.checks import CHEAP
+from redoubtable.evaluation.estimate import (
+    Kinds,
+    Pace,
+    chunk_for,
+    images_within,
+    pace,
+    sort_images,
+)
 from redoubtable.files import make_folder, read_json, write_json
-from redoubtable.parts import facts_of, in_eval_mode
+from redoubtable.parts import Facts, facts_of, in_eval_mode
 from redoubtable.reports import verdict, write_report
 from redoubtable.threat import ThreatModel, parse_threat
 
@@ -160,6 +168,7 @@ def audit(
             device=device_of(device),
         )
 
+    share_cores(processes)  # the estimate is measured as the evaluations will run
     target = opened(limit)
     make_folder(out)
     if limit is None and len(target.x) > USUAL:
@@ -168,10 +177,11 @@ def audit(
     if is_fellow():
         plan = Plan.read(out / PLAN)
     else:
-        plan = _planned(target, ball, settings, budget, started)
+        plan = _planned(target, ball, settings, processes, budget, started)
         write_json(out / PLAN, asdict(plan))
     if plan.n < len(target.x):
         target = opened(plan.n)
+    settings = _cut(settings, target)
     with together(processes):
         done, timings = _all_evaluated(target, ball, settings, plan, out)
     if is_first_process():
@@ -187,6 +197,7 @@ def _planned(
     target: Subject,
     ball: ThreatModel,
     settings: Settings,
+    processes: int,
     budget: float | None,
     started: float,
 ) -> Plan:
@@ -196,11 +207,19 @@ def _planned(
     with in_eval_mode(target.model):
         classes_of(target.model, target.x, target.y)  # refuses what can't be evaluated
     _say(f"looking at {target.name}, to say how long it will take")
+    settings = _cut(settings, target)
     kinds = sort_images(target.model, target.x, target.y, ball, settings)
-    plan = _plan(target, ball, settings, kinds, budget, started)
+    plan = _plan(target, ball, settings, kinds, processes, budget, started)
     for said in _announced(plan, kinds):
         _say(said)
     return plan
+
+
+def _cut(settings: Settings, target: Subject) -> Settings:
+    """Chunks that several processes can share; a batch that a model depends on stays whole."""
+    if facts_of(target.model).batch_dependent:
+        return settings
+    return replace(settings, chunk=chunk_for(len(target.x), settings.chunk))
 
 
 def _all_evaluated(
@@ -209,9 +228,9 @@ def _all_evaluated(
     """The evaluations of all suites, and the seconds that they took."""
     began = time.perf_counter()
     done, timings = [], {}
-    for suite in plan.suites:
+    for suite, attacks in _attacks(plan.suites, facts_of(target.model), ball).items():
         one = time.perf_counter()
-        done.append(_evaluated(target, ball, settings, suite, out))
+        done.append(_evaluated(target, ball, settings, suite, attacks, out))
         timings[f"{target.name}, suite {suite} under {ball}"] = time.perf_counter() - one
     timings |= {"estimated": plan.seconds, "taken": time.perf_counter() - began}
     return done, timings
@@ -222,6 +241,7 @@ def _plan(
     ball: ThreatModel,
     settings: Settings,
     kinds: Kinds,
+    processes: int,
     budget: float | None,
     started: float,
 ) -> Plan:
@@ -233,28 +253,51 @@ def _plan(
     ]
     suites = ("adaptive", *second[:1])
 
-    def tried(suite: str) -> Pace:
-        return pace(
-            target.model, kinds, ball, suite, settings=settings, check=True, again=again,
-            curve=CURVE if suite == "adaptive" else (),
-        )  # fmt: skip
+    def tried(suites: Sequence[str]) -> list[Pace]:
+        return [
+            pace(
+                target.model, kinds, ball, attacks, settings=settings, again=again,
+                check=_checks(suite), curve=CURVE if suite == "adaptive" else (),
+            )
+            for suite, attacks in _attacks(suites, facts, ball).items()
+        ]  # fmt: skip
 
-    paces = {suite: tried(suite) for suite in suites}
-    whole = sum(p.seconds(n) for p in paces.values())
+    paces = tried(suites)
+    whole = sum(p.seconds(n, processes) for p in paces)
     left = None if budget is None else 60 * budget - (time.perf_counter() - started)
     if left is None or whole <= left:
         return Plan(suites, n, whole)
-    fits, cut = images_within(left, list(paces.values()), n), []
+    fits, cut = images_within(left, paces, n, processes), []
     if fits < min(ENOUGH, n) and "lean" in second:
-        paces.pop("standard", None)
-        paces["lean"] = tried("lean")
+        suites = ("adaptive", "lean")
+        paces = tried(suites)
         left = 60 * (budget or 0) - (time.perf_counter() - started)
-        fits, suites = images_within(left, list(paces.values()), n), ("adaptive", "lean")
+        fits = images_within(left, paces, n, processes)
         cut.append("the suite lean instead of standard")
     size = max(fits, min(n, 10))
     cut += [f"{size} images instead of {n}"] if size < n else []
     cut += ["and even so more time than the budget"] if fits < size else []
-    return Plan(suites, size, sum(p.seconds(size) for p in paces.values()), tuple(cut))
+    return Plan(suites, size, sum(p.seconds(size, processes) for p in paces), tuple(cut))
+
+
+def _attacks(
+    suites: Sequence[str], facts: Facts, ball: ThreatModel
+) -> dict[str, str | Sequence[str]]:
+    """The attacks of each suite; the first leaves to `standard` what that does at more length."""
+    asked: dict[str, str | Sequence[str]] = {suite: suite for suite in suites}
+    if "standard" in suites:
+        names = {text.partition(":")[0] for text in SUITES["standard"].against(facts, ball)}
+        lines = SUITES["adaptive"].against(facts, ball)
+        asked["adaptive"] = [t for t in lines if t.partition(":")[0] not in names] or "adaptive"
+    return asked
+
+
+def _checks(suite: str) -> bool | Sequence[str]:
+    """All checks doubt the first suite; of the others those that attack the same model anew don't.
+
+    They would cost as much as the suite itself, and ask the same questions of the same images.
+    """
+    return True if suite == "adaptive" else CHEAP
 
 
 def _announced(plan: Plan, kinds: Kinds) -> list[str]:
@@ -272,18 +315,24 @@ def _minutes(seconds: float) -> str:
 
 
 def _evaluated(
-    target: Subject, ball: ThreatModel, settings: Settings, suite: str, out: Path
+    target: Subject,
+    ball: ThreatModel,
+    settings: Settings,
+    suite: str,
+    attacks: str | Sequence[str],
+    out: Path,
 ) -> Evaluation:
     return run_evaluation(
         target.model,
         target.x,
         target.y,
         ball,
-        suite,
+        attacks,
         seed=settings.seed,
         settings=settings,
         held_out=target.held_out,
         curve=CURVE if suite == "adaptive" else (),
+        check=_checks(suite),
         out=out / suite,
         name=f"{target.name}, suite {suite}",
         data=target.data,

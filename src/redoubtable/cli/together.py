@@ -18,6 +18,13 @@ def is_fellow() -> bool:
     return _FELLOW in os.environ
 
 
+def share_cores(processes: int) -> None:
+    """Give this process its share of the processor's cores, unless OMP_NUM_THREADS says it."""
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+
+
 @contextmanager
 def together(processes: int) -> Iterator[None]:
     """Run a block in this process, as the first of several that give the same command.
@@ -43,8 +50,7 @@ def together(processes: int) -> Iterator[None]:
             f"`processes` must be 1 where torchrun or accelerate launch starts them, got "
             f"{processes}; leave --processes out"
         )
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    share_cores(processes)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -1,9 +1,11 @@
 """How long an evaluation will take: tried on a few images that stand and a few that fall."""
 
+import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,8 +15,6 @@ from redoubtable.attacks import pgd
 from redoubtable.evaluation.candidates import Settings
 from redoubtable.evaluation.chunks import read
 from redoubtable.evaluation.evaluate import evaluate
-from redoubtable.gradients import input_gradient
-from redoubtable.losses import aim, cross_entropy
 from redoubtable.parts import facts_of, in_eval_mode
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
@@ -22,8 +22,13 @@ from redoubtable.types import Images, Labels, LazyImages
 
 LOOKED_AT = 100
 """Images that a quick PGD is tried on; also how many of the first ones checks and curves take."""
-TRIED = 8
+TRIED = 2
 """Images of each kind that every attack is tried on."""
+SHARED = 0.85
+"""What each of several processes on one machine does of what it does alone, by
+`results/evaluation.json`."""
+_CHUNKS, _SHORTEST = 8, 25
+"""How many chunks images are cut into, and the least length, as short batches cost more."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,10 @@ class Pace:
     attacks: float
     doubts: float
 
-    def seconds(self, n: int) -> float:
-        """Return how long n images take."""
-        return n * self.attacks + min(n, LOOKED_AT) * self.doubts
+    def seconds(self, n: int, processes: int = 1) -> float:
+        """Return how long n images take several processes, which find enough chunks for all."""
+        speed = 1 if processes == 1 else SHARED * processes
+        return (n * self.attacks + min(n, LOOKED_AT) * self.doubts) / speed
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Kinds:
     Attributes:
         standing: share that stands.
         groups: per kind its share, images and labels; at most `TRIED`.
-        speed: passes per second in a full batch over those in a batch of `TRIED`.
+        speed: images per second of a chunk under attack over those of `TRIED` images.
     """
 
     standing: float
@@ -61,7 +67,7 @@ class Kinds:
 def sort_images(
     model: nn.Module, x: LazyImages, y: Labels, threat: ThreatModel, settings: Settings
 ) -> Kinds:
-    """Attack the first images quickly, and measure how fast passes are in small and full batches.
+    """Attack the first images quickly, and measure how fast that is for a few and for a chunk.
 
     Args:
         model: on its device.
@@ -75,15 +81,17 @@ def sort_images(
     few, labels = read(x, slice(0, n)).to(device), y[:n].to(device)
     batch = max(1, settings.batch_size // facts_of(model).passes)
     with in_eval_mode(model), seeded("estimate", settings.seed):
-        x_adv = pgd(model, few, labels, threat, steps=10, batch_size=batch)
+        # No image leaves, or a few and many of them would not be of the same work.
+        look = partial(pgd, model, threat=threat, steps=10, batch_size=batch, stop=False)
+        small = _images_per_second(look, few[:TRIED], labels[:TRIED])
+        size = min(n, settings.chunk)
+        full = _images_per_second(look, few[:size], labels[:size])
+        x_adv = look(few, labels)
         with torch.no_grad():
             out = torch.cat([model(part) for part in torch.split(x_adv, batch)])
         rejected = out.shape[1] - 1 if facts_of(model).abstains else -1
         answers = out.argmax(1)
         stands = (answers == labels) | (answers == rejected)
-        size = min(n, settings.chunk, batch)
-        small = _passes_per_second(model, few[:TRIED], labels[:TRIED])
-        full = _passes_per_second(model, few[:size], labels[:size])
     groups = []
     for which in (stands, ~stands):
         share = float(which.double().mean())
@@ -92,16 +100,16 @@ def sort_images(
     return Kinds(float(stands.double().mean()), tuple(groups), max(1.0, full / small))
 
 
-def _passes_per_second(model: nn.Module, x: Images, y: Labels) -> float:
-    """Forward passes with their gradient, the first look aside."""
+def _images_per_second(attack: Callable[[Images, Labels], Images], x: Images, y: Labels) -> float:
+    """Images that are attacked in a second, at the better of two tries."""
     seconds = []
-    for _ in range(3):
+    for _ in range(2):
         started = time.perf_counter()
-        input_gradient(model, x, aim(cross_entropy, y, None))
+        attack(x, y)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         seconds.append(time.perf_counter() - started)
-    return len(x) / min(seconds[1:])
+    return len(x) / min(seconds)
 
 
 def pace(
@@ -112,7 +120,7 @@ def pace(
     *,
     settings: Settings,
     curve: Sequence[float],
-    check: bool,
+    check: bool | Collection[str],
     again: int = 0,
 ) -> Pace:
     """Try an evaluation on a few images of each kind.
@@ -124,7 +132,7 @@ def pace(
         attacks: as `evaluate` takes them.
         settings: of the evaluation.
         curve: as `evaluate` takes it.
-        check: whether checks will run.
+        check: as `evaluate` takes it.
         again: how often all is attacked again, as at thresholds of fixed rates.
     """
     attacking = doubting = 0.0
@@ -137,7 +145,7 @@ def pace(
 
             def run(
                 curve: Sequence[float],
-                check: bool,
+                check: bool | Collection[str],
                 x: Images = x,
                 y: Labels = y,
                 few: Settings = few,
@@ -166,7 +174,15 @@ def pace(
     return Pace(attacking / kinds.speed, doubting / kinds.speed)
 
 
-def images_within(seconds: float, paces: Sequence[Pace], n: int) -> int:
+def images_within(seconds: float, paces: Sequence[Pace], n: int, processes: int = 1) -> int:
     """Return how many of n images can be evaluated within a time; 0 if not even one."""
-    fits = (k for k in range(n, 0, -1) if sum(p.seconds(k) for p in paces) <= seconds)
+    fits = (k for k in range(n, 0, -1) if sum(p.seconds(k, processes) for p in paces) <= seconds)
     return next(fits, 0)
+
+
+def chunk_for(n: int, longest: int) -> int:
+    """Return a length of chunks that gives several processes enough to share.
+
+    It does not depend on how many there are, as the record would then depend on it too.
+    """
+    return min(longest, max(_SHORTEST, math.ceil(n / _CHUNKS)))

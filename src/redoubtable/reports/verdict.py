@@ -126,7 +126,8 @@ def _meaning(record: Record) -> str:
     if not any(f["verdict"] == "pass" for f in record["findings"]):
         return "the number of {} must not be read as robustness: no check of it ran"
     return (
-        "what {} keeps passed every check, yet it is an upper bound: better attacks may leave less"
+        "what {} keeps passed every check that ran, yet it is only an upper bound: better attacks "
+        "may leave less"
     )
 
 
