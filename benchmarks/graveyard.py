@@ -72,6 +72,12 @@ def subjects(net: nn.Module, trained: nn.Module, clean: Tensor) -> dict[str, nn.
     }
 
 
+def out_of_reach(guard: LooksAtBrightness, x: Tensor, radius: float) -> int:
+    """How many images no change of every value by `radius` makes dark or bright enough."""
+    dark, bright = ((x + step).clamp(0, 1).flatten(1).mean(1) for step in (-radius, radius))
+    return int(((dark > guard.high) | (bright < guard.low)).sum())
+
+
 def row(e: Evaluation, seconds: float) -> dict[str, Any]:
     """Return what a table shows of an evaluation."""
     record = e.record
@@ -129,6 +135,8 @@ def main() -> None:
             check=not options.no_check, settings=Settings(draws=10), name=name,
         )  # fmt: skip
         rows[name] = row(e, time.perf_counter() - started)
+        if isinstance(model, LooksAtBrightness):
+            rows[name]["out_of_reach"] = out_of_reach(model, x, float(threat.eps))
         left = {v: f"{rows[name][v]['value']:.1%}" for v in ("clean", "static", "adaptive")}
         print(f"{name}: {left}, failed: {rows[name]['failed']}", flush=True)
         write_json(options.out, record)

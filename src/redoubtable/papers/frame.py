@@ -70,6 +70,7 @@ class Scale:
         held_out: clean images that thresholds are fitted on; None for all there are.
         draws: answers per image of a random model, for selection and again for the report.
         arguments: of the networks.
+        cascade: each attack sees only what stands in any of the draws after those before it.
     """
 
     data: tuple[str, ...]
@@ -80,6 +81,7 @@ class Scale:
     held_out: int | None
     draws: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers of images and draws that are none."""

@@ -173,6 +173,7 @@ class Lab(Generic[S]):
             threat,
             attacks,
             seed=self.seed,
+            cascade=self.scale.cascade or None,
             settings=settings,
             curve=(),
             check=check,

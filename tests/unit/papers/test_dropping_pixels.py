@@ -103,6 +103,8 @@ def test_the_papers_attacks_are_two_losses_away_and_towards_each_target() -> Non
     assert len(set(texts)) == 6
     assert sum("targets" in t for t in texts) == 4
     assert all("eot=10" in t and "step_size=2/255" in t and "steps=40" in t for t in texts)
+    assert "targets=runner_up" in texts[0]  # the strongest leaves the others little to do
+    assert all("eot=1," in t for t in paper_attacks(lab, "L0", masks=1))
 
 
 def test_three_hundredths_of_the_pixels_are_rounded_down() -> None:
