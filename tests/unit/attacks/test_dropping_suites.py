@@ -93,7 +93,7 @@ def test_every_line_runs_and_is_legal(mode: str, threat: ThreatModel, x: Tensor)
         y = small_net()(few).argmax(1)
     bounds, _ = expand("dropping-pixels-adaptive", threat, facts_of(model))
     hinges = [b for b in bounds if "hinge" in b.text]
-    assert len(hinges) == (1 if mode.endswith("reject") else 0)
+    assert len(hinges) == (3 if mode.endswith("reject") else 0)
     assert len(bounds) == 3 + len(hinges)
     cheap = {"steps": 2, "queries": 12, "restarts": 1, "draws": 5, "population": 5}
     texts = [
