@@ -20,6 +20,9 @@ class Known:
         x_adv: (N, C, H, W) what was made of them.
         name: for tables and seeds.
 
+    Attributes:
+        digest: of all images, by which an evaluation knows again what it has judged before.
+
     Raises:
         ValueError: `x_adv` has another shape.
     """
@@ -32,6 +35,8 @@ class Known:
             raise ValueError(f"`x_adv` must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
         self.name = name
         self._made = dict(zip(map(_digest, x), x_adv, strict=True))
+        whole = hashlib.sha256(b"".join(self._made) + b"".join(map(_digest, x_adv)))
+        self.digest = whole.hexdigest()
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
         """Return (N, C, H, W): what is known of each of the images.

@@ -208,8 +208,9 @@ class Bench:
         fallen: NDArray[np.bool_] | None = None,
     ) -> Candidate:
         spared = np.zeros(len(self.data), dtype=bool) if fallen is None else fallen
-        # The settings of a function that was given can't be named, so nothing of it is kept.
-        kept = bound is None or registered(bound)
+        # The settings of a function that was given can't be named, so nothing of it is kept,
+        # unless it has a digest of its own.
+        kept = bound is None or registered(bound) or bool(bound.entry.facts.get("digest"))
 
         def cell(number: int) -> Arrays:
             start = self.data.starts[number]
@@ -249,6 +250,7 @@ class Bench:
             "open": open_.tolist(),
             "view": view,
             "attack": bound.text if bound else "",
+            "digest": bound and bound.entry.facts.get("digest"),
             # A folder's name does not say which weights are in it.
             "surrogates": [digest_model(m) for m in _surrogates(bound)],
             "threat": threat and threat.key,

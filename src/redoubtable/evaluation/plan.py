@@ -110,7 +110,8 @@ def as_bound(attack: Attack) -> BoundAttack:
     """Return a function of the form of an attack as an entry that the evaluation can run.
 
     It runs as it is, under any threat. What its `name` attribute, else its Python name, says is
-    what it is called; what its `access` attribute says is its access, else "gradient".
+    what it is called; what its `access` attribute says is its access, else "gradient". Where it has
+    a `digest` that says all that its results depend on, they are kept.
     """
     name = str(getattr(attack, "name", None) or getattr(attack, "__name__", type(attack).__name__))
 
@@ -118,6 +119,7 @@ def as_bound(attack: Attack) -> BoundAttack:
         return attack(model, x, y, threat)
 
     facts = {"threats": (ThreatModel,), "access": getattr(attack, "access", "gradient")}
+    facts["digest"] = getattr(attack, "digest", None)
     return Bound(Entry(name, run, facts, ""), {}, name)
 
 

@@ -1,8 +1,11 @@
 """Images that were made before, shown to other models."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from redoubtable.attacks.known import Known
 from redoubtable.evaluation import evaluate
@@ -47,3 +50,28 @@ def test_evaluate_judges_them_and_asks_for_an_attack_that_sees_the_model() -> No
 def test_evaluate_refuses_known_images_that_are_too_far() -> None:
     with pytest.raises(ValueError, match="illegal"):
         evaluate(NET, X, Y, Linf(0.05), [Known(X, MADE, "far"), "fgsm"], check=False, curve=())
+
+
+def test_what_is_known_is_judged_once_and_other_images_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    whole = Known.__call__
+
+    def counted(self: Known, model: nn.Module, x: Tensor, y: Tensor, threat: Any) -> Tensor:
+        asked.append(len(x))
+        return whole(self, model, x, y, threat)
+
+    monkeypatch.setattr(Known, "__call__", counted)
+
+    def judged(made: Tensor) -> dict[str, Any]:
+        asked.clear()
+        attacks = [Known(X, made, "made"), "fgsm"]
+        e = evaluate(NET, X, Y, Linf(0.1001), attacks, check=False, curve=(), out=tmp_path)
+        return {name: value.tolist() for name, value in e.arrays.items()}
+
+    first = judged(MADE)
+    assert sum(asked) == len(X)
+    assert judged(MADE) == first and not asked
+    other = judged(X)
+    assert sum(asked) == len(X) and other != first

@@ -22,7 +22,6 @@ from redoubtable.statistics import Proportion
 from redoubtable.types import Images
 
 MODES = {
-    "one mask": (),
     "ten masks": ("vote:draws=10",),
     "one mask, rejecting": ("reject",),
     "ten masks, rejecting": ("vote:draws=10", "reject"),
@@ -58,7 +57,10 @@ def paper_attacks(lab: Lab[Dropping], norm: str, masks: int = 10) -> list[str]:
 
 
 def _attacked(lab: Lab[Dropping], norms: Iterable[str]) -> Iterator[Row]:
-    """Each mode at each rate: clean, under the paper's attack, under those that know all of it."""
+    """Each mode at each rate: clean, under the paper's attack, under those that know all of it.
+
+    What was made against one mode is shown to all that come after it.
+    """
     network, (x, _) = lab.network(UNIFORM), lab.attacked
     for norm in norms:
         threat = threat_of(lab, norm)
@@ -74,26 +76,35 @@ def _attacked(lab: Lab[Dropping], norms: Iterable[str]) -> Iterator[Row]:
                 [*published, *lab.scale.adaptive],
                 keep=len(x),
             )
+            names = [ATTACKS.bind(text).text for text in published]
+            yield from _rows(f"{norm}, one mask", single, rate, *names)
             made = made_against(x, single, published)
+            papers = [m.name for m in made]
+            made += made_against(x, single, _others(single, names))
             for mode, defenses in MODES.items():
                 if not rate and any(d.startswith("vote") for d in defenses):
                     continue  # ten answers without a mask are one
-                found = single
-                if defenses:
-                    model = lab.guarded(network, [*mask, *defenses])
-                    choice = [*made, *lab.scale.adaptive]
-                    found = lab.evaluation(f"{mode} {rate:g}", model, threat, choice)
-                texts = [m.name for m in made] or []
-                if not defenses:
-                    texts = [ATTACKS.bind(text).text for text in published]
-                yield from _rows(f"{norm}, {mode}", found, rate, *texts)
+                model = lab.guarded(network, [*mask, *defenses])
+                choice = [*made, *lab.scale.adaptive]
+                found = lab.evaluation(f"{mode} {rate:g}", model, threat, choice, keep=len(x))
+                yield from _rows(f"{norm}, {mode}", found, rate, *papers)
+                own = _others(found, [m.name for m in made])
+                made += made_against(x, found, own, mode)
 
 
-def made_against(x: Images, single: Evaluation, attacks: Iterable[str]) -> list[Known]:
-    """The images that the paper's attacks made against one mask, to be shown to other models."""
+def made_against(
+    x: Images, found: Evaluation, attacks: Iterable[str], mode: str = "one mask"
+) -> list[Known]:
+    """The images that attacks made against one model, to be shown to others."""
     names = [ATTACKS.bind(text).text for text in attacks]
-    images = [torch.from_numpy(single.images[f"adaptive/{name}"]) for name in names]
-    return [Known(x, i, f"against one mask, {n}") for i, n in zip(images, names, strict=True)]
+    images = [torch.from_numpy(found.images[f"adaptive/{name}"]) for name in names]
+    return [Known(x, i, f"against {mode}, {n}") for i, n in zip(images, names, strict=True)]
+
+
+def _others(found: Evaluation, names: Iterable[str]) -> list[str]:
+    """The adaptive attacks of an evaluation but for some."""
+    rows = (r["attack"] for r in found.record["rows"] if r["view"] == "adaptive")
+    return [name for name in rows if name not in set(names)]
 
 
 def _rows(series: str, found: Evaluation, rate: float, *published: str) -> Iterator[Row]:
