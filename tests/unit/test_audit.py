@@ -131,6 +131,8 @@ def test_what_standard_does_at_length_is_not_done_before_it() -> None:
     assert both == {"adaptive": ["fgsm", "pgd:restarts=2"], "standard": "standard"}
     assert module._attacks(("adaptive", "lean"), PLAIN, ball)["adaptive"] == "adaptive"
     assert module._attacks(("adaptive",), PLAIN, ball) == {"adaptive": "adaptive"}
+    assert module._checks("adaptive") is True
+    assert set(module._checks("standard")) == set(CHEAP) < set(CHECKS)
 
 
 @pytest.mark.parametrize(
