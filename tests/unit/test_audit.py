@@ -204,6 +204,7 @@ def test_few_of_many_images_are_taken_and_that_is_said(
     done = CliRunner().invoke(app, [*arguments, "--json", "--budget", "0.0001"])
     assert "taking the first 12 of 24 images" in done.stderr
     assert [r["data"]["n"] for r in json.loads(done.stdout)] == [10, 10]
+    assert {r["settings"]["chunk"] for r in json.loads(done.stdout)} == {25}
 
 
 def test_what_a_budget_cuts_stands_in_the_report(
