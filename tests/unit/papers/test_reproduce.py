@@ -121,6 +121,10 @@ def test_an_evaluation_is_of_the_scales_images(tmp_path: Path) -> None:
     done = lab.evaluation("bare", lab.network("natural"), Linf(0.2), ["fgsm"])
     assert done.record["data"]["n"] == SCALE.images
     assert (tmp_path / "digits" / "evaluations" / "bare-Linf-0.2" / "record.json").exists()
+    assert not done.record["cascade"]
+    steep = Lab(replace(SCALE, cascade=True), "digits", None, tmp_path, progress=False)
+    done = steep.evaluation("steep", steep.network("natural"), Linf(0.2), ["fgsm"])
+    assert done.record["cascade"]
 
 
 def test_pictures_are_named_by_where_they_lie(tmp_path: Path) -> None:
