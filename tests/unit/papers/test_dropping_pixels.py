@@ -65,6 +65,20 @@ def test_no_attack_that_knows_all_leaves_more_than_the_papers(
         assert value(experiments[name], series, "adaptive", at) <= static + 1e-9
 
 
+def test_every_guard_is_shown_what_was_made_against_the_others(folder: Path) -> None:
+    def shown(guard: str) -> set[str]:
+        (place,) = (folder / "digits" / "evaluations").glob(f"{guard}-0.9-Linf*")
+        rows = json.loads((place / "record.json").read_text())["rows"]
+        start = "worst against "
+        return {r["attack"].removeprefix(start) for r in rows if r["attack"].startswith(start)}
+
+    order = ["the natural network", "the network without masks", "one mask", "ten masks"]
+    assert shown("one-mask") == set(order[:2])
+    assert shown("ten-masks") == set(order[:3])
+    assert shown("one-mask--rejecting") == set(order)
+    assert shown("ten-masks--rejecting") == {*order, "one mask, rejecting"}
+
+
 def test_the_natural_network_falls(experiments: dict[str, Any]) -> None:
     for name, norm in (("figure-6", "L2"), ("figure-6", "Linf")):
         assert value(experiments[name], f"{norm}, natural network", "adaptive", 0.0) <= 0.05

@@ -59,13 +59,17 @@ def paper_attacks(lab: Lab[Dropping], norm: str, masks: int = 10) -> list[str]:
 def _attacked(lab: Lab[Dropping], norms: Iterable[str]) -> Iterator[Row]:
     """Each mode at each rate: clean, under the paper's attack, under those that know all of it.
 
-    What was made against one mode is shown to all that come after it.
+    The worst that was made against one mode is shown to those after it, and so are the worst
+    against a natural network and against the network without masks (section 5.5: transfer).
     """
     network, (x, _) = lab.network(UNIFORM), lab.attacked
     for norm in norms:
         threat = threat_of(lab, norm)
-        baseline = lab.evaluation("natural", lab.network(NATURAL), threat, [*lab.scale.adaptive])
-        yield from _rows(f"{norm}, natural network", baseline, 0.0, "adaptive")
+        natural = lab.evaluation(
+            "natural", lab.network(NATURAL), threat, [*lab.scale.adaptive], keep=len(x)
+        )
+        yield from _rows(f"{norm}, natural network", natural, 0.0, "adaptive")
+        strangers = [worst_against(x, natural, "the natural network")]
         for rate in lab.scale.rates:
             mask = [f"subsample:rate={rate:g}"] if rate else []
             published = paper_attacks(lab, norm, masks=10 if rate else 1)
@@ -73,38 +77,38 @@ def _attacked(lab: Lab[Dropping], norms: Iterable[str]) -> Iterator[Row]:
                 f"one mask {rate:g}",
                 lab.guarded(network, mask),
                 threat,
-                [*published, *lab.scale.adaptive],
+                [*published, *strangers, *lab.scale.adaptive],
                 keep=len(x),
             )
-            names = [ATTACKS.bind(text).text for text in published]
-            yield from _rows(f"{norm}, one mask", single, rate, *names)
-            made = made_against(x, single, published)
-            papers = [m.name for m in made]
-            made += made_against(x, single, _others(single, names))
+            yield from _rows(f"{norm}, one mask", single, rate, *_names(published))
+            papers = made_against(x, single, published)
+            shown = [*strangers, worst_against(x, single, "one mask")]
             for mode, defenses in MODES.items():
                 if not rate and any(d.startswith("vote") for d in defenses):
                     continue  # ten answers without a mask are one
                 model = lab.guarded(network, [*mask, *defenses])
-                choice = [*made, *lab.scale.adaptive]
+                choice = [*papers, *shown, *lab.scale.adaptive]
                 found = lab.evaluation(f"{mode} {rate:g}", model, threat, choice, keep=len(x))
-                yield from _rows(f"{norm}, {mode}", found, rate, *papers)
-                own = _others(found, [m.name for m in made])
-                made += made_against(x, found, own, mode)
+                yield from _rows(f"{norm}, {mode}", found, rate, *(m.name for m in papers))
+                shown.append(worst_against(x, found, mode))
+            if not rate:
+                strangers.append(worst_against(x, single, "the network without masks"))
 
 
-def made_against(
-    x: Images, found: Evaluation, attacks: Iterable[str], mode: str = "one mask"
-) -> list[Known]:
-    """The images that attacks made against one model, to be shown to others."""
-    names = [ATTACKS.bind(text).text for text in attacks]
-    images = [torch.from_numpy(found.images[f"adaptive/{name}"]) for name in names]
-    return [Known(x, i, f"against {mode}, {n}") for i, n in zip(images, names, strict=True)]
+def _names(attacks: Iterable[str]) -> list[str]:
+    return [ATTACKS.bind(text).text for text in attacks]
 
 
-def _others(found: Evaluation, names: Iterable[str]) -> list[str]:
-    """The adaptive attacks of an evaluation but for some."""
-    rows = (r["attack"] for r in found.record["rows"] if r["view"] == "adaptive")
-    return [name for name in rows if name not in set(names)]
+def made_against(x: Images, single: Evaluation, attacks: Iterable[str]) -> list[Known]:
+    """The images that the paper's attacks made against one mask, to be shown to other models."""
+    names = _names(attacks)
+    images = [torch.from_numpy(single.images[f"adaptive/{name}"]) for name in names]
+    return [Known(x, i, f"against one mask, {n}") for i, n in zip(images, names, strict=True)]
+
+
+def worst_against(x: Images, found: Evaluation, model: str) -> Known:
+    """The worst image of each example, of all that an evaluation made, for other models."""
+    return Known(x, torch.from_numpy(found.adversarial), f"worst against {model}")
 
 
 def _rows(series: str, found: Evaluation, rate: float, *published: str) -> Iterator[Row]:
