@@ -87,6 +87,11 @@ def _abstains(facts: Facts) -> bool:
     return facts.abstains
 
 
+def _answers(facts: Facts) -> bool:
+    return not facts.abstains
+
+
+_TOWARDS = "steps=40,targets=runner_up"
 _HINGES = [f"loss=evasion_hinge_{beta:g}" for beta in BETAS]
 
 SUITES: Mapping[str, Suite] = {
@@ -149,6 +154,18 @@ SUITES: Mapping[str, Suite] = {
         ),
         False,
         "The strongest attacks on random subsampling, by what was measured (docs/attacks.md).",
+    ),
+    "dropping-pixels-strongest": Suite(
+        (
+            Line("pgd:loss=cross_entropy,steps=40,targets=runner_up", (Linf, L2), _answers, 30),
+            Line(
+                "pgd:loss=evasion_confidence,steps=40,targets=runner_up", (Linf, L2), _abstains, 30
+            ),
+            Line("l0_pgd:loss=margin,steps=60", (L0,), _answers, 30),
+            Line("l0_pgd:loss=evasion_confidence,steps=60", (L0,), _abstains, 30),
+        ),
+        False,
+        "Of dropping-pixels-adaptive what alone left the least (docs/attacks.md).",
     ),
     "defendr": Suite(
         (

@@ -109,3 +109,18 @@ def test_every_line_runs_and_is_legal(mode: str, threat: ThreatModel, x: Tensor)
     assert {r["view"] for r in e.record["rows"]} == {"static", "adaptive"}
     rows = [r["attack"] for r in e.record["rows"] if r["view"] == "adaptive"]
     assert all("evasion_margin" in r for r in rows) == mode.endswith("reject")
+
+
+@every_mode
+def test_the_strongest_alone_is_one_attack_that_knows_all_of_the_guard(mode: str) -> None:
+    facts = facts_of(MODES[mode])
+    for threat in (Linf(0.1), L2(0.5), L0(3)):
+        (bound,) = expand("dropping-pixels-strongest", threat, facts)[0]
+        (adapted,) = adaptive_plan(MODES[mode], [bound], threat)
+        loss = LOSSES.name_of(adapted.arguments["loss"])
+        assert (loss == "evasion_confidence") == facts.abstains
+        assert ("targets" in adapted.arguments) == (threat.name != "L0")
+        if facts.stochastic:
+            assert adapted.arguments["eot"] == 30 // facts.passes
+        success = adapted.arguments.get("success")
+        assert (LOSSES.name_of(success) == "evasion_margin") == facts.abstains

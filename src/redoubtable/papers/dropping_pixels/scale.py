@@ -76,7 +76,7 @@ class Dropping(Scale):
     steps: float = 1.0
     eps_scale: Literal["centred", "unit"] = "centred"
     targets: tuple[str, ...] = ("random", "runner_up")
-    adaptive: tuple[str, ...] = ("dropping-pixels-adaptive",)
+    adaptive: tuple[str, ...] = ("dropping-pixels-adaptive", "pgd:steps=200,restarts=10")
     certify_rates: Sequence[float] = ()
     samples: tuple[int, int] = (1000, 10_000)
     certified: int = 500
@@ -114,6 +114,7 @@ SCALES = {
         cascade=True,
         rates=(0.0, 0.5, 0.8, 0.9, 0.95),
         train_rates=(0.0, 0.5, 0.8, 0.9, 0.95),
+        adaptive=("dropping-pixels-strongest",),
         certify_rates=(0.8, 0.9, 0.95),
     ),
     "full": Dropping(
@@ -126,7 +127,6 @@ SCALES = {
         draws=20,
         rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
         train_rates=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
-        adaptive=("dropping-pixels-adaptive", "pgd:steps=200,restarts=10"),
         certify_rates=(0.8, 0.9, 0.95, 0.97, 0.98, 0.99),
         certified=1000,
     ),
