@@ -35,6 +35,7 @@ def test_nothing_is_drawn_where_nothing_was_measured() -> None:
     without = bare()
     del without["curve"]
     assert plots.curve([without]) is None
+    assert plots.curve([record(), without]) == plots.curve([record()])  # not in the legend either
     assert plots.roc([without]) is None
 
 

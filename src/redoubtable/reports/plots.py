@@ -61,7 +61,8 @@ def curve(group: Sequence[Record]) -> str | None:
     with picture_style():
         figure, axes = _axes()
         for index, record in enumerate(group):
-            _curve_of(axes, record, index)
+            if record.get("curve"):
+                _curve_of(axes, record, index)
         norm, _, eps = group[0]["threat"].partition(":")
         unit = "pixels that may change" if norm == "L0" else f"eps, {norm} (values in [0, 1])"
         axes.set_xlabel(unit)
@@ -78,7 +79,7 @@ def curve(group: Sequence[Record]) -> str | None:
 
 def _curve_of(axes: Axes, record: Record, index: int) -> None:
     tint, shape = colour(index), _SHAPES[index % len(_SHAPES)]
-    points = record.get("curve") or []
+    points = record["curve"]
     eps = [p["eps"] for p in points]
     views = [("adaptive", "-", 2.6, 0.22)]
     views += [("static", "--", 1.4, 0.10)] if has_static(record) else []
@@ -151,6 +152,10 @@ def _axes() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot(facecolor=GROUND)
 
 
+_HALF = 26
+"""Letters of a name that leave room for a second one in the same line."""
+
+
 def _finish(figure: Figure, axes: Axes) -> None:
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -163,7 +168,7 @@ def _finish(figure: Figure, axes: Axes) -> None:
         handles,
         labels,
         loc="outside upper left",
-        ncols=2,
+        ncols=2 if max(map(len, labels), default=0) <= _HALF else 1,
         fontsize=10,
         frameon=False,
         handlelength=2.4,
