@@ -1,8 +1,10 @@
 """A reproduction's record as tables in a terminal, as Markdown and as one page."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from rich import box
@@ -10,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from redoubtable.files import read_json, write_bytes
+from redoubtable.files import make_folder, read_json, write_bytes
 from redoubtable.reports import panels
 from redoubtable.reports.markdown import code, table, text
 from redoubtable.reports.record import Record, interval, with_interval
@@ -38,7 +40,7 @@ def show_reproduction(record: Record, console: Console | None = None) -> None:
 
 
 def write_reproduction(folder: Path) -> Path:
-    """Write `index.html` and `report.md` beside the record in a reproduction's folder.
+    """Write `index.html`, `report.md` and its pictures beside the record of a reproduction.
 
     Returns:
         The page.
@@ -55,23 +57,38 @@ def write_reproduction(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(interval=interval, percent=_percent)
+    pictures = [_pictures(folder, e) for e in record["experiments"]]
     page = environment.get_template("reproduction.html.jinja").render(
         record=record,
         conditions=conditions(record),
         experiments=[
-            {
-                **e,
-                "lines": pivot(e["rows"]),
-                "columns": views(e["rows"]),
-                "picture": panels.lines(e) if e["axis"] else None,
-                "drawn": [panels.drawn(folder / name) for name in e["pictures"]],
-            }
-            for e in record["experiments"]
+            {**e, "lines": pivot(e["rows"]), "columns": views(e["rows"]), "pictures": shown}
+            for e, shown in zip(record["experiments"], pictures, strict=True)
         ],
     )
     write_bytes(folder / "index.html", page.encode())
-    write_bytes(folder / "report.md", as_markdown(record).encode())
+    for shown in pictures:
+        for one in shown:
+            _, _, content = one["source"].partition("base64,")
+            write_bytes(
+                make_folder((folder / one["file"]).parent) / Path(one["file"]).name,
+                base64.b64decode(content),
+            )
+    write_bytes(folder / "report.md", as_markdown(record, pictures).encode())
     return folder / "index.html"
+
+
+def _pictures(folder: Path, experiment: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What is drawn of an experiment: in words, as a data URI, and the file for `report.md`."""
+    found = []
+    if experiment["axis"]:
+        words = f"{experiment['title']}; the table below has the same numbers."
+        file = f"{experiment['data']}/pictures/{experiment['name']}.svg"
+        found.append({"words": words, "source": panels.lines(experiment), "file": file})
+    for name in experiment["pictures"]:
+        file = Path(name).with_suffix(".svg").as_posix()
+        found.append({**panels.drawn(folder / name), "file": file})
+    return found
 
 
 def read_reproduction(folder: Path) -> Record:
@@ -86,15 +103,24 @@ def read_reproduction(folder: Path) -> Record:
     return record
 
 
-def as_markdown(record: Record) -> str:
-    """Return a reproduction's record as GitHub's Markdown."""
+def as_markdown(
+    record: Record, pictures: Sequence[Sequence[Mapping[str, str]]] | None = None
+) -> str:
+    """Return a reproduction's record as GitHub's Markdown.
+
+    Args:
+        record: of kind "reproduction".
+        pictures: of each experiment, their words and files; None for none.
+    """
+    shown = pictures or [[] for _ in record["experiments"]]
     parts = [f"# {text(record['title'])}", f"<{record['url']}>", text(conditions(record))]
-    for e in record["experiments"]:
+    for e, drawn in zip(record["experiments"], shown, strict=True):
         parts.append(f"## {text(e['name'])}, {text(e['data'])}: {text(e['title'])}")
         if e["claim"]:
             parts.append(f"The paper: {text(e['claim'])}")
         if e["command"]:
             parts.append(code(e["command"]))
+        parts += [f"![{text(one['words'])}]({quote(one['file'])})" for one in drawn]
         head, rows = cells(e)
         parts.append(table([text(h) for h in head], [[text(r[0]), *r[1:]] for r in rows]))
     return "\n\n".join(parts) + "\n"

@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -119,9 +121,13 @@ def test_a_page_is_quiet_and_escapes(folder: Path) -> None:
     file = write_reproduction(folder)
     text = file.read_text()
     assert "&lt;b&gt;stays" in text and "<b>stays" not in text
-    assert (folder / "report.md").read_text() == as_markdown(
-        json.loads((folder / "record.json").read_text())
-    )
+    said = (folder / "report.md").read_text()
+    plain = as_markdown(json.loads((folder / "record.json").read_text()))
+    links = re.findall(r"!\[[^\]]+\]\((\S+\.svg)\)", said)
+    assert len(links) == text.count("<img ") == 2
+    assert all(b"<svg" in (folder / unquote(link)).read_bytes() for link in links)
+    left = "\n\n".join(part for part in said.split("\n\n") if not part.startswith("!["))
+    assert left == plain
     with chromium() as browser:
         for width in (400, 1400):
             with opened(browser, file, width) as (page, wrong):
