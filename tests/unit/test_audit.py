@@ -116,12 +116,13 @@ def test_seconds_grow_with_images_and_doubts_only_to_the_first() -> None:
     assert images_within(60, [one, one], 30) == 30
     assert images_within(0.1, [one], 500) == 0
     assert one.seconds(40, 2) == pytest.approx(30 / (2 * estimate.SHARED))
+    assert one.seconds(40, 9) == one.seconds(40, 4)  # there are no more chunks
     assert images_within(30 / (2 * estimate.SHARED) + 1e-6, [one], 500, 2) == 40
 
 
 def test_chunks_are_enough_to_share_and_not_too_short() -> None:
     lengths = [estimate.chunk_for(n, 250) for n in (5000, 1000, 500, 100, 10)]
-    assert lengths == [250, 125, 63, 25, 25]
+    assert lengths == [250, 250, 125, 25, 25]
     assert estimate.chunk_for(500, 10) == 10
 
 

@@ -15,6 +15,7 @@ from redoubtable.attacks import pgd
 from redoubtable.evaluation.candidates import Settings
 from redoubtable.evaluation.chunks import read
 from redoubtable.evaluation.evaluate import evaluate
+from redoubtable.gradients import fast_copy
 from redoubtable.parts import facts_of, in_eval_mode
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
@@ -27,7 +28,7 @@ TRIED = 2
 SHARED = 0.85
 """What each of several processes on one machine does of what it does alone, by
 `results/evaluation.json`."""
-_CHUNKS, _SHORTEST = 8, 25
+_CHUNKS, _SHORTEST = 4, 25
 """How many chunks images are cut into, and the least length, as short batches cost more."""
 
 
@@ -44,8 +45,8 @@ class Pace:
     doubts: float
 
     def seconds(self, n: int, processes: int = 1) -> float:
-        """Return how long n images take several processes, which find enough chunks for all."""
-        speed = 1 if processes == 1 else SHARED * processes
+        """Return how long n images take several processes, each of which needs chunks of its own."""
+        speed = 1 if processes == 1 else SHARED * min(processes, _CHUNKS)
         return (n * self.attacks + min(n, LOOKED_AT) * self.doubts) / speed
 
 
@@ -81,12 +82,13 @@ def sort_images(
     few, labels = read(x, slice(0, n)).to(device), y[:n].to(device)
     batch = max(1, settings.batch_size // facts_of(model).passes)
     with in_eval_mode(model), seeded("estimate", settings.seed):
-        # No image leaves, or a few and many of them would not be of the same work.
-        look = partial(pgd, model, threat=threat, steps=10, batch_size=batch, stop=False)
+        # The copy that attacks search on; no image leaves, or few and many had other work to do.
+        searched = fast_copy(model, few[:2], settings.precision)
+        look = partial(pgd, searched, threat=threat, steps=10, batch_size=batch, stop=False)
         small = _images_per_second(look, few[:TRIED], labels[:TRIED])
         size = min(n, settings.chunk)
         full = _images_per_second(look, few[:size], labels[:size])
-        x_adv = look(few, labels)
+        x_adv = pgd(model, few, labels, threat, steps=10, batch_size=batch)
         with torch.no_grad():
             out = torch.cat([model(part) for part in torch.split(x_adv, batch)])
         rejected = out.shape[1] - 1 if facts_of(model).abstains else -1
