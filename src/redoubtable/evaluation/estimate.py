@@ -45,7 +45,7 @@ class Pace:
     doubts: float
 
     def seconds(self, n: int, processes: int = 1) -> float:
-        """Return how long n images take several processes, each of which needs chunks of its own."""
+        """Return how long n images take processes that each need chunks of their own."""
         speed = 1 if processes == 1 else SHARED * min(processes, _CHUNKS)
         return (n * self.attacks + min(n, LOOKED_AT) * self.doubts) / speed
 
