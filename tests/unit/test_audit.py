@@ -101,11 +101,43 @@ def test_a_pace_weighs_the_kinds_of_images(monkeypatch: pytest.MonkeyPatch) -> N
     dark, grey = (torch.full((n, 3, 6, 6), v) for n, v in ((4, 0.2), (2, 0.45)))
     kinds = Kinds(0.75, ((0.75, dark, y[:4]), (0.25, grey, y[:2])), 2.0)
     how: dict[str, Any] = {"settings": Settings(), "curve": (1.0,), "check": True}
-    found = pace(nn.Identity(), kinds, Linf(0.1), "adaptive", **how, again=1)
+    found = pace(nn.Identity(), kinds, Linf(0.1), "pgd", **how, again=1)
     attacks = (0.75 * 0.1 / 4 + 0.25 * 0.3 / 2) * 2 / 2
     assert found.attacks == pytest.approx(attacks, rel=0.2)
     assert found.doubts == pytest.approx((0.75 * 0.2 / 4 + 0.25 * 0.2 / 2) / 2, rel=0.2)
     assert calls == [(4, False, 0), (4, True, 1), (2, False, 0), (2, True, 1)]
+
+
+def test_of_a_long_search_a_part_is_tried_where_images_stand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A search of 5,000 queries is paced by 500; the others, and what falls, by all of it."""
+    asked: list[tuple[int, tuple[str, ...], bool | None]] = []
+
+    def evaluated(
+        model: Any, x: Tensor, y: Tensor, ball: Any, attacks: list[str], **more: Any
+    ) -> None:
+        asked.append((len(x), tuple(attacks), more["cascade"]))
+        time.sleep(0.05 * sum("square" in text for text in attacks))
+
+    monkeypatch.setattr(estimate, "evaluate", evaluated)
+    y = images()[1]
+    dark, grey = (torch.full((n, 3, 6, 6), v) for n, v in ((4, 0.2), (2, 0.45)))
+    how: dict[str, Any] = {"settings": Settings(), "curve": (), "check": False}
+    groups = ((0.5, dark, y[:4]), (0.5, grey, y[:2]))
+    found = pace(nn.Identity(), Kinds(0.5, groups, 1.0), Linf(0.1), "standard", **how)
+    (first, alone, fallen) = asked
+    assert first[0] == alone[0] == 4 and fallen[0] == 2
+    assert first[1][-1] == alone[1][0] == "square:queries=500" and len(first[1]) == 4
+    assert alone[1] == ("square:queries=500",) and fallen[1][-1] == "square"
+    assert first[2] is fallen[2] is True
+    assert found.attacks == pytest.approx(0.5 * 0.5 / 4 + 0.5 * 0.05 / 2, rel=0.2)
+    asked.clear()
+    pace(nn.Identity(), Kinds(0.0, groups[1:], 1.0), Linf(0.1), "standard", **how)
+    assert [texts[-1] for _, texts, _ in asked] == ["square"]
+    asked.clear()
+    pace(nn.Identity(), Kinds(1.0, groups[:1], 1.0), Linf(0.1), ["square:queries=999"], **how)
+    assert [texts for _, texts, _ in asked] == [("square:queries=999",)]
 
 
 def test_seconds_grow_with_images_and_doubts_only_to_the_first() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from redoubtable.attacks import pgd
+from redoubtable.attacks import ATTACKS, pgd
 from redoubtable.evaluation.candidates import Settings
 from redoubtable.evaluation.chunks import read
 from redoubtable.evaluation.evaluate import evaluate
+from redoubtable.evaluation.plan import BoundAttack, expand
 from redoubtable.gradients import fast_copy
 from redoubtable.parts import facts_of, in_eval_mode
 from redoubtable.seeding import seeded
@@ -28,6 +29,8 @@ TRIED = 2
 SHARED = 0.85
 """What each of several processes on one machine does of what it does alone, by
 `results/evaluation.json`."""
+_LONG, _PART = 1000, 10
+"""Searches of so many queries are tried with a part of them."""
 _CHUNKS, _SHORTEST = 4, 25
 """How many chunks images are cut into, and the least length, as short batches cost more."""
 
@@ -137,43 +140,71 @@ def pace(
         check: as `evaluate` takes it.
         again: how often all is attacked again, as at thresholds of fixed rates.
     """
+    bounds, cascade = expand(attacks, threat, facts_of(model))
     attacking = doubting = 0.0
-    for share, x, y in kinds.groups:
+    for number, (share, x, y) in enumerate(kinds.groups):
         few = replace(settings, chunk=min(settings.chunk, len(x)), keep=0)
         if facts_of(model).batch_dependent and len(x) < 2:
             x, y = x.repeat(2, 1, 1, 1), y.repeat(2)
             few = replace(few, chunk=2)
+        run = partial(_seconds, model, x, y, threat, cascade, few)
+        stand = number == 0 and kinds.standing > 0
+        tried = [_shortened(bound) if stand else (bound.text, 1) for bound in bounds]
         with tempfile.TemporaryDirectory() as folder:
-
-            def run(
-                curve: Sequence[float],
-                check: bool | Collection[str],
-                x: Images = x,
-                y: Labels = y,
-                few: Settings = few,
-                folder: str = folder,
-            ) -> float:
-                started = time.perf_counter()
-                evaluate(
-                    model,
-                    x,
-                    y,
-                    threat,
-                    attacks,
-                    seed=few.seed,
-                    settings=few,
-                    curve=curve,
-                    check=check,
-                    out=Path(folder),
-                )
-                return time.perf_counter() - started
-
-            alone = run((), False)
+            alone = run([text for text, _ in tried], folder)
             # The attacks come from the journal, so that the rest is what is added.
-            added = run(curve, check) if curve or check else 0.0
+            more = bool(curve or check)
+            added = run([text for text, _ in tried], folder, curve, check) if more else 0.0
+        for text, times in tried:
+            if times > 1:
+                with tempfile.TemporaryDirectory() as folder:
+                    alone += (times - 1) * run([text], folder)
         attacking += share * alone / len(x) * (1 + again)
         doubting += share * added / len(x)
     return Pace(attacking / kinds.speed, doubting / kinds.speed)
+
+
+def _shortened(bound: BoundAttack) -> tuple[str, int]:
+    """An attack with a tenth of a long search's queries, and how often that is the whole.
+
+    What stands is asked for all of them, so that a tenth takes a tenth of the time.
+    """
+    defaults = getattr(bound.entry.obj, "__kwdefaults__", None) or {}
+    queries = bound.arguments.get("queries", defaults.get("queries", 0))
+    if queries < _LONG:
+        return bound.text, 1
+    arguments = {**bound.arguments, "queries": queries // _PART}
+    return ATTACKS.text(bound.entry.name, arguments), _PART
+
+
+def _seconds(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    threat: ThreatModel,
+    cascade: bool,
+    settings: Settings,
+    attacks: Sequence[str],
+    folder: str,
+    curve: Sequence[float] = (),
+    check: bool | Collection[str] = False,
+) -> float:
+    """How long an evaluation takes that goes on from what a folder has."""
+    started = time.perf_counter()
+    evaluate(
+        model,
+        x,
+        y,
+        threat,
+        attacks,
+        cascade=cascade or None,
+        seed=settings.seed,
+        settings=settings,
+        curve=curve,
+        check=check,
+        out=Path(folder),
+    )
+    return time.perf_counter() - started
 
 
 def images_within(seconds: float, paces: Sequence[Pace], n: int, processes: int = 1) -> int:

@@ -50,10 +50,11 @@ def images_per_pass(model: nn.Module, x: Images, draws: int, batch_size: int | N
         draws: looks at each of them.
         batch_size: the memory bound; None for all that are wanted.
     """
-    if facts_of(model).batch_dependent:
-        return max(1, len(x))
     most = batch_size or max(1, len(x) * draws)
-    return min(most, CPU_PIECE) if x.device.type == "cpu" else most
+    most = min(most, CPU_PIECE) if x.device.type == "cpu" else most
+    # Facts are gathered from all modules, so they are asked for only where they decide.
+    together = draws == 1 and len(x) <= most
+    return max(1, len(x)) if together or facts_of(model).batch_dependent else most
 
 
 def input_gradient(
