@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attacks import shown_command
 from timing import rounds
 from torch import nn
 
@@ -113,6 +114,7 @@ def main() -> None:
     write_json(
         options.out,
         {
+            "command": shown_command("votes.py"),
             "networks": networks,
             "images": options.images,
             "draws": DRAWS,
