@@ -8,6 +8,7 @@ model.
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -114,8 +115,9 @@ def main() -> None:
     clean, _ = load(DATA, "train", root=options.root, limit=1000)
     nets = [load_model(HOME / f"cifar10-resnet20-{name}") for name in ("natural", "pgd")]
     rows: dict[str, Any] = {}
+    arguments = ["DATA" if word == str(options.root) else word for word in sys.argv[1:]]
     record = {
-        "command": f"python -m benchmarks.graveyard {' '.join(sys.argv[1:])}",
+        "command": f"python -m benchmarks.graveyard {shlex.join(arguments)}",
         "suite": "adaptive",
         "view": "static attacks saw the bare network, adaptive ones all of the model",
         "threat": str(threat),

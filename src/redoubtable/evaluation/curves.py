@@ -35,7 +35,8 @@ def curve(
     def found(view: Literal["static", "adaptive"]) -> list[list[Candidate]]:
         """By radius; a cascade goes on from what the radius before has left."""
         attacks = getattr(plans, view)
-        if not plans.cascade:
+        # Too few draws are looked at here to know what of a random model has fallen.
+        if not plans.cascade or few.facts.stochastic:
             return all_of(partial(attack_all, few, view, attacks, b, classes) for b in balls)
         rows, before = [], clean
         for ball in balls:

@@ -70,7 +70,8 @@ class Scale:
         held_out: clean images that thresholds are fitted on; None for all there are.
         draws: answers per image of a random model, for selection and again for the report.
         arguments: of the networks.
-        cascade: each attack sees only what stands in any of the draws after those before it.
+        cascade: each attack sees only what stands in any of the draws after those before it; of
+            fewer than 20 draws none does, and every attack sees all images.
     """
 
     data: tuple[str, ...]

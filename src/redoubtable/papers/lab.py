@@ -14,6 +14,7 @@ from redoubtable.data import ImageSet, read, to_unit
 from redoubtable.evaluation import Certified, Evaluation, certified, evaluate, guarded
 from redoubtable.evaluation import Settings as EvaluationSettings
 from redoubtable.evaluation.journal import Journal
+from redoubtable.evaluation.plan import LEAST_DRAWS
 from redoubtable.files import digest_model, digest_package, make_folder, write_npz
 from redoubtable.models import create
 from redoubtable.papers.frame import Scale, family
@@ -173,7 +174,7 @@ class Lab(Generic[S]):
             threat,
             attacks,
             seed=self.seed,
-            cascade=self.scale.cascade or None,
+            cascade=(self.scale.cascade and self.scale.draws >= LEAST_DRAWS) or None,
             settings=settings,
             curve=(),
             check=check,

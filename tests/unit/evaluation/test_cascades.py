@@ -88,6 +88,17 @@ def test_a_cascade_on_a_random_model_sees_what_stands_in_any_draw(
     assert e.robust_accuracy == pytest.approx(whole.robust_accuracy, abs=0.1)
 
 
+def test_a_curve_of_a_random_model_shows_every_attack_all_images(
+    x: Tensor, y: Tensor, seen: list[int]
+) -> None:
+    arguments: dict[str, Any] = {"cascade": True, "settings": Settings(draws=20, chunk=11)}
+    quick(hidden(), x, y, Linf(0.1), ["pgd:steps=10", "seen"], **arguments)
+    before = sum(seen)
+    seen.clear()
+    quick(hidden(), x, y, Linf(0.1), ["pgd:steps=10", "seen"], curve=(1.0, 2.0), **arguments)
+    assert sum(seen) - before == 2 * 2 * len(x)  # radii and views; part_of looks at ten draws
+
+
 def test_a_cascade_that_could_not_know_what_has_fallen_is_refused(x: Tensor, y: Tensor) -> None:
     with pytest.raises(ValueError, match=r"at least 20 draws .* got 19"):
         quick(hidden(), x, y, Linf(0.1), cascade=True, settings=Settings(draws=19))

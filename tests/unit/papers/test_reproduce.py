@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from redoubtable.papers import reproduce
+from redoubtable.papers.dropping_pixels.scale import masked
 from redoubtable.papers.frame import PAPERS, Experiment, Paper, Published, Row, Scale
 from redoubtable.papers.lab import Lab
 from redoubtable.registry import Registry
@@ -122,7 +123,10 @@ def test_an_evaluation_is_of_the_scales_images(tmp_path: Path) -> None:
     assert done.record["data"]["n"] == SCALE.images
     assert (tmp_path / "digits" / "evaluations" / "bare-Linf-0.2" / "record.json").exists()
     assert not done.record["cascade"]
-    steep = Lab(replace(SCALE, cascade=True), "digits", None, tmp_path, progress=False)
+    few = Lab(replace(SCALE, cascade=True, draws=19), "digits", None, tmp_path, progress=False)
+    hidden = masked(few.network("natural"), 0.5)
+    assert not few.evaluation("few", hidden, Linf(0.2), ["fgsm"]).record["cascade"]
+    steep = Lab(replace(SCALE, cascade=True, draws=20), "digits", None, tmp_path, progress=False)
     done = steep.evaluation("steep", steep.network("natural"), Linf(0.2), ["fgsm"])
     assert done.record["cascade"]
 
