@@ -228,10 +228,19 @@ def _overwrite(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
             continue
         if node.target is operator.add:
             other = node.args[1] if node.args[0] is mine[0] else node.args[0]
-            node.target, node.args = operator.iadd, (mine[0], other)
+            node.target, node.args = _add_into, (mine[0], other)
             ours.add(node)
         elif _is_relu(node, modules):
             node.op, node.target, node.kwargs = "call_function", torch.relu_, {}
+
+
+def _add_into(place: Tensor, other: Any) -> Tensor:
+    """The sum, in the memory of `place` where it has the same shape and type."""
+    fits = isinstance(other, Tensor) and torch.result_type(place, other) == place.dtype
+    shape = torch.broadcast_shapes(place.shape, other.shape) if fits else None  # type: ignore[no-untyped-call]
+    if shape == place.shape:
+        return place.add_(other)
+    return place + other  # type: ignore[no-any-return]
 
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
