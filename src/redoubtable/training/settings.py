@@ -23,7 +23,8 @@ class Settings:
             of at most that many.
         lr: the highest learning rate.
         optimizer: "sgd"; "adam" (Kingma & Ba 2015, its default moments); "adadelta" (Zeiler 2012,
-            with rho 0.95 as in the paper and in Keras, where PyTorch has 0.9; its own rate is 1).
+            with rho 0.95 and epsilon 1e-8 as in Keras, where PyTorch has 0.9 and 1e-6; its own rate
+            is 1).
         momentum: of "sgd", in [0, 1); the others have none.
         weight_decay: L2 penalty on every parameter.
         schedule: how the learning rate goes: "one-cycle" (up for 30% of the steps, then down to 0
