@@ -6,17 +6,21 @@ out. Everything else in the package asks `facts_of(model)` and never a defense's
 """
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import nn
+
+from redoubtable.types import Images, Logits
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of one part, or of a whole model. There are no defaults: a defense states them.
+    """The facts of one part, or of a whole model. A defense states them; only `once` has a default.
 
     Attributes:
         stochastic: two passes over the same image may differ.
@@ -24,6 +28,7 @@ class Facts:
         batch_dependent: an image's output depends on the other images of its batch.
         abstains: the output has one column more than there are classes, the rejection.
         passes: network passes that one forward pass costs (10 for a vote of ten).
+        once: passes on top of them that all draws of an image share (see `ManyDraws`).
     """
 
     stochastic: bool
@@ -31,6 +36,7 @@ class Facts:
     batch_dependent: bool
     abstains: bool
     passes: int
+    once: int = 0
 
 
 PLAIN = Facts(
@@ -63,6 +69,14 @@ class Part(nn.Module, ABC):
         return ()
 
 
+@runtime_checkable
+class ManyDraws(Protocol):
+    """A random model that gives many answers to an image for less than as many calls cost."""
+
+    def answers(self, x: Images, draws: int) -> Logits:
+        """Return (draws, N, K) answers, each as a call of the model would have given it."""
+
+
 def parts_of(model: nn.Module) -> list[Part]:
     """Return every part in `model`, outermost first."""
     return [m for m in model.modules() if isinstance(m, Part)]
@@ -71,9 +85,7 @@ def parts_of(model: nn.Module) -> list[Part]:
 def facts_of(model: nn.Module) -> Facts:
     """Return the facts of a whole model, joined over its parts."""
     parts = [p.facts for p in parts_of(model)]
-    passes = 1
-    for part in parts:
-        passes *= part.passes
+    passes = math.prod(p.passes for p in parts) + sum(p.once for p in parts)
     return Facts(
         stochastic=any(f.stochastic for f in parts),
         differentiable=all(f.differentiable for f in parts),
@@ -81,6 +93,22 @@ def facts_of(model: nn.Module) -> Facts:
         abstains=any(f.abstains for f in parts),
         passes=passes,
     )
+
+
+def networks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the largest submodules with parameters that have no part of a defense in them."""
+    found: dict[nn.Module, None] = {}
+
+    def look(module: nn.Module) -> None:
+        if not any(isinstance(m, Part) for m in module.modules()):
+            if any(True for _ in module.parameters()):
+                found[module] = None
+        else:
+            for child in module.children():
+                look(child)
+
+    look(model)
+    return list(found)
 
 
 @contextmanager

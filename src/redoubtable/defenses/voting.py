@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from redoubtable.defenses.registry import DEFENSES
-from redoubtable.gradients import bpda, images_per_pass
+from redoubtable.gradients import answers, bpda
 from redoubtable.parts import Facts, Part, facts_of
 from redoubtable.types import Images, Logits
 
@@ -17,8 +17,7 @@ class Vote(Part):
 
     With `count="probabilities"` the answer is the logarithm of the mean softmax (Hosseini et al.
     2019 take ten masks); with `count="labels"` it is the logarithm of the share of votes of each
-    class. The draws are folded into the batch; a processor sees no more of it at a time than fits
-    its cache.
+    class. How the draws are made is `gradients.answers`.
 
     Known against it: a vote removes noise, not the attack. An attacker differentiates the mean
     probability itself, draws included; hard votes have no derivative, and the surrogate is the mean
@@ -59,9 +58,7 @@ class Vote(Part):
 
     def forward(self, x: Images) -> Logits:
         """Return (N, K) log-probabilities or log-shares of the joined answer."""
-        folded = x.repeat(self.draws, 1, 1, 1)
-        pieces = torch.split(folded, images_per_pass(self.model, folded, 1, None))
-        out = torch.cat([self.model(piece) for piece in pieces]).view(self.draws, len(x), -1)
+        out = answers(self.model, x, self.draws)
         if self.count == "probabilities":
             return _log_mean(out)
         return bpda(_log_shares, _log_mean)(out)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from redoubtable.parts import facts_of
+from redoubtable.parts import facts_of, networks_of
 
 
 @dataclass
@@ -25,14 +25,14 @@ class Passes:
 
 @contextmanager
 def counted(*models: nn.Module) -> Iterator[Passes]:
-    """Count the passes through models during a block; a model called through another counts once.
+    """Count the passes through the networks inside models during a block.
 
-    The count is of network passes: a vote of ten costs ten per image.
+    A vote of ten costs ten per image. A network that stands in several of the models counts once.
     """
     passes = Passes()
 
     def count(module: nn.Module, arguments: tuple[Any, ...], out: Tensor) -> None:
-        images = len(out) * facts_of(module).passes
+        images = len(out) * (1 if module in networks else facts_of(module).passes)
         passes.forward += images
 
         def count_back(_: Tensor) -> None:
@@ -41,7 +41,10 @@ def counted(*models: nn.Module) -> Iterator[Passes]:
         if out.requires_grad:
             out.register_hook(count_back)  # type: ignore[no-untyped-call]
 
-    hooks = [m.register_forward_hook(count) for m in dict.fromkeys(models)]
+    networks = {network for model in models for network in networks_of(model)}
+    # A model without parameters has no network inside; it is one.
+    alone = {model for model in models if not networks_of(model)}
+    hooks = [m.register_forward_hook(count) for m in networks | alone]
     try:
         yield passes
     finally:

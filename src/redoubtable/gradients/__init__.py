@@ -4,6 +4,7 @@ from redoubtable.gradients.fast_copies import FastCopy, exact_model, fast_copy
 from redoubtable.gradients.slopes import (
     CPU_PIECE,
     Slope,
+    answers,
     bpda,
     finite_difference,
     images_per_pass,
@@ -15,6 +16,7 @@ __all__ = [
     "CPU_PIECE",
     "FastCopy",
     "Slope",
+    "answers",
     "bpda",
     "exact_model",
     "fast_copy",

@@ -2,14 +2,13 @@
 
 import copy
 import operator
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from redoubtable.parts import Part
+from redoubtable.parts import ManyDraws, networks_of
 from redoubtable.seeding import seeded
 from redoubtable.types import Images, Logits
 
@@ -27,10 +26,17 @@ class FastCopy(nn.Module):
         super().__init__()
         self.searched = searched
         object.__setattr__(self, "exact", exact)  # as a submodule its parts would count twice
+        if isinstance(searched, ManyDraws):
+            self.answers = self._answers
 
     def forward(self, x: Images) -> Logits:
         """Return the logits of the copy, in the precision of `x`."""
         out: Tensor = self.searched(x.contiguous(memory_format=torch.channels_last))
+        return out.to(x.dtype)
+
+    def _answers(self, x: Images, draws: int) -> Logits:
+        model: Any = self.searched
+        out: Tensor = model.answers(x.contiguous(memory_format=torch.channels_last), draws)
         return out.to(x.dtype)
 
 
@@ -82,16 +88,6 @@ class _LowPrecision(nn.Module):
         return out.to(x.dtype)
 
 
-def _networks(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest submodules without a part of a defense in them."""
-    if not any(isinstance(m, Part) for m in module.modules()):
-        if any(True for _ in module.parameters()):
-            yield module
-    else:
-        for child in module.children():
-            yield from _networks(child)
-
-
 def _inputs_of_networks(model: nn.Module, x: Images) -> dict[nn.Module, Tensor]:
     """What each of the networks inside sees when `x` is shown to the model."""
     seen: dict[nn.Module, Tensor] = {}
@@ -100,7 +96,7 @@ def _inputs_of_networks(model: nn.Module, x: Images) -> dict[nn.Module, Tensor]:
         if len(arguments) == 1 and isinstance(arguments[0], Tensor):
             seen.setdefault(module, arguments[0].detach().clone())
 
-    hooks = [m.register_forward_pre_hook(keep) for m in dict.fromkeys(_networks(model))]
+    hooks = [m.register_forward_pre_hook(keep) for m in networks_of(model)]
     try:
         with torch.no_grad():
             model(x)

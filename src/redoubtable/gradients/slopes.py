@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from redoubtable.losses import Objective
-from redoubtable.parts import facts_of
+from redoubtable.parts import ManyDraws, facts_of
 from redoubtable.types import Images, Logits
 
 
@@ -57,6 +57,20 @@ def images_per_pass(model: nn.Module, x: Images, draws: int, batch_size: int | N
     return max(1, len(x)) if together or facts_of(model).batch_dependent else most
 
 
+def answers(model: nn.Module, x: Images, draws: int) -> Logits:
+    """Return (draws, N, K) answers of a random model to the same images.
+
+    What a model does once for all draws of an image (see `ManyDraws`) is done once; of any other
+    the draws are folded into the batch, of which a processor sees no more at a time than fits its
+    cache.
+    """
+    if isinstance(model, ManyDraws):
+        return model.answers(x, draws)
+    folded = x.repeat(draws, 1, 1, 1)
+    pieces = torch.split(folded, images_per_pass(model, folded, 1, None))
+    return torch.cat([model(piece) for piece in pieces]).view(draws, len(x), -1)
+
+
 def input_gradient(
     model: nn.Module,
     x: Images,
@@ -84,6 +98,8 @@ def input_gradient(
     n = len(x)
     if eot < 1 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"`eot` and `batch_size` must be at least 1, got {eot} and {batch_size}")
+    if eot > 1 and isinstance(model, ManyDraws):
+        return _shared_slope(model, x, objective, eot, batch_size)
     index = torch.arange(n, device=x.device).repeat(eot)
     gradient, loss = torch.zeros_like(x), x.new_zeros(n)
     logits: Tensor | None = None
@@ -94,11 +110,7 @@ def input_gradient(
         with torch.enable_grad():
             out = model(images)
             value = objective(out, part)
-            if not value.requires_grad:
-                raise ValueError(_NO_GRADIENT)
-            (slope,) = torch.autograd.grad(value.sum(), images, allow_unused=True)
-        if slope is None:
-            raise ValueError(_NO_GRADIENT)
+        slope = _slope_of(value, images)
         if eot == 1 and len(part) == n:
             return Slope(slope, value.detach().to(x.dtype), out.detach())
         if logits is None:
@@ -108,6 +120,33 @@ def input_gradient(
         logits.index_add_(0, part, out.detach())
     assert logits is not None
     return Slope(gradient / eot, loss / eot, logits / eot)
+
+
+def _shared_slope(
+    model: ManyDraws, x: Images, objective: Objective, eot: int, batch_size: int | None
+) -> Slope:
+    """The means over draws of a model that does for all of them at once what they share."""
+    pieces = []
+    most = max(1, (batch_size or eot * len(x)) // eot)
+    for part in torch.split(torch.arange(len(x), device=x.device), most):
+        images = x[part].detach().requires_grad_()
+        with torch.enable_grad():
+            out = model.answers(images, eot)
+            value = objective(out.flatten(0, 1), part.repeat(eot)).view(eot, -1).mean(0)
+        slope = _slope_of(value, images)
+        pieces.append((slope, value.detach().to(x.dtype), out.detach().mean(0)))
+    return Slope(*(torch.cat(p) for p in zip(*pieces, strict=True)))
+
+
+def _slope_of(value: Tensor, images: Images) -> Tensor:
+    """The gradient of the sum of values to the images."""
+    if not value.requires_grad:
+        raise ValueError(_NO_GRADIENT)
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(value.sum(), images, allow_unused=True)
+    if slope is None:
+        raise ValueError(_NO_GRADIENT)
+    return slope
 
 
 def mean_logits(
