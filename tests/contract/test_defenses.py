@@ -55,7 +55,7 @@ class Guarded:
 
 def build(entry: Entry[Any], arguments: dict[str, Any], inner: str, smooth: bool) -> Guarded:
     """Put a defense in front of or around a network, or around a random model."""
-    net = small_net(smooth=smooth)
+    net = small_net(smooth=smooth and not entry.facts.get("relus"))
     model = RandomScale(net, 3.0) if inner == "random" else net
     form = entry.facts["form"]
     if form == "transform":
@@ -73,7 +73,9 @@ def build(entry: Entry[Any], arguments: dict[str, Any], inner: str, smooth: bool
 def score_guard(entry: Entry[Any], inner: str, smooth: bool) -> Guarded:
     net = small_net(smooth=smooth)
     model = RandomScale(net, 3.0) if inner == "random" else net
-    return Guarded(Rejecting(model, entry.obj(), 0.9).eval(), net)
+    own = [nn.Sequential(nn.Dropout(0.3), net)] if entry.facts["network"] else []
+    fewer = {"draws": 3} if "draws" in settable(entry.obj) else {}
+    return Guarded(Rejecting(model, entry.obj(*own, **fewer), 0.9).eval(), net)
 
 
 Build = Callable[[bool], Guarded]

@@ -7,4 +7,5 @@ from redoubtable.registry import Registry
 
 DEFENSES: Registry[Callable[..., Any]] = Registry("defense")
 """`form` says how an entry joins a model: "transform" stands in front of it, "wrapper" around it,
-"rejecting" around it after calibration on clean images."""
+"rejecting" around it after calibration on clean images. `relus` says that it needs a network with
+ReLUs before flattening."""

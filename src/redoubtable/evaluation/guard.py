@@ -28,13 +28,16 @@ def reject(
         model: a classifier.
         x: (N, C, H, W) clean held-out images, or a view that reads them.
         y: (N,) their labels.
-        score: a registered score.
+        score: a registered score, with its settings as in "entropy:votes=100".
         rule: "accuracy" or "fpr", see `calibrate`.
         level: the allowed loss of accuracy or share of false positives.
     """
     # The paper's reference is a single pass: the same model without the vote.
     single = bare(model, lambda part: part.facts.passes > 1)
-    suspicion = SCORES.bind(score).entry.obj()
+    bound = SCORES.bind(score)
+    # A score that owns a network has the one that is left without any defense.
+    own = (bare(model),) if bound.entry.facts.get("network") else ()
+    suspicion = bound.entry.obj(*own, **bound.arguments)
     return calibrate(model, suspicion, x, y, rule=rule, level=level, single=single)
 
 

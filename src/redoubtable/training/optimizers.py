@@ -9,8 +9,8 @@ from redoubtable.training.settings import Settings
 
 _RHO = 0.95
 _EPS = 1e-8
-"""Of Adadelta, as in Keras when its users published. Steps start at its root: with the 1e-6 of torch
-the penalty takes the weights of the CIFAR-10 network of Feinman et al. to 0 before it has learnt.
+"""Of Adadelta, as in Keras when its users published. Steps start at its root: with the 1e-6 of
+torch the penalty of the CIFAR-10 network of Feinman et al. takes its weights to 0 before it learns.
 """
 
 

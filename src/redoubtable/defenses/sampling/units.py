@@ -1,0 +1,232 @@
+"""Sampling units: random factors on feature maps that keep their mean."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from redoubtable.defenses.mvm import SOLVERS, keep_probabilities, solve
+
+Law = Literal["multinomial", "bernoulli"]
+"""How what is kept is drawn: with replacement, as published, or each value by itself with the same
+probability, so that its mean and its variance are the same and only the number kept varies more."""
+Counts = Literal["image", "layer"]
+"""What a share of draws is of: the places of the image (as published: at deeper, smaller maps
+nearly all is kept then), or those of the map."""
+
+
+class Unit(nn.Module, ABC):
+    """Keeps random values of feature maps and scales them up, so that the mean is the map itself.
+
+    A unit has no state of its own: `probabilities` says with which it draws on a map, and `factors`
+    draws with them.
+
+    Attributes:
+        follows_maps: what is drawn with depends on the map.
+    """
+
+    follows_maps = True
+
+    @abstractmethod
+    def probabilities(self, maps: Tensor, places: int) -> Tensor:
+        """Return (N, ...) what is drawn with on (N, C, H, W) maps of images with so many places."""
+
+    @abstractmethod
+    def factors(self, probabilities: Tensor, draws: int, shape: torch.Size) -> Tensor:
+        """Return (draws, N, 1 or C, H, W) fresh factors of maps of a shape, each of mean 1.
+
+        Where a value is never drawn, as a map that is 0 everywhere never is, the factor is 0.
+        """
+
+
+class MVM(Unit):
+    """Matricized variance minimisation (Sheikholeslami, Jain & Giannakis), section 2.
+
+    A place of a map, all its channels together, is kept when it is drawn at least once in c draws
+    with replacement, and divided by the probability of that. The probabilities are those that make
+    the expected squared difference to the map the smallest.
+
+    Args:
+        share: c as a share of the places, 0.5, 1 or 2 in the paper; c is rounded, and at least 1.
+        counts: whose places, "image" as in the paper's settings, or "layer".
+        law: "multinomial" as published, or "bernoulli".
+        solver: of the probabilities, see `mvm_probabilities`.
+
+    Raises:
+        ValueError: `share` is not positive, or `counts`, `law` or `solver` are unknown.
+    """
+
+    def __init__(
+        self,
+        share: float = 0.5,
+        counts: Counts = "image",
+        law: Law = "multinomial",
+        solver: str = "exact",
+    ) -> None:
+        super().__init__()
+        _check_share(share)
+        _check_choice("counts", counts, ("image", "layer"))
+        _check_choice("law", law, ("multinomial", "bernoulli"))
+        _check_choice("solver", solver, tuple(SOLVERS))
+        self.share, self.counts, self.law, self.solver = share, counts, law, solver
+
+    def draws_on(self, rows: int, places: int) -> int:
+        """Return c for a map of so many rows, of an image with so many places."""
+        return max(1, round(self.share * (places if self.counts == "image" else rows)))
+
+    def probabilities(self, maps: Tensor, places: int) -> Tensor:
+        """Return (N, 1 + HW): the number of draws, then the probability of each place in a draw."""
+        energies = maps.to(_at_least_float32(maps)).square().sum(1).flatten(1)
+        c = self.draws_on(energies.shape[1], places)
+        p = solve(energies, c, self.solver)
+        return torch.cat([torch.full_like(p[:, :1], c), p], 1)
+
+    def factors(self, probabilities: Tensor, draws: int, shape: torch.Size) -> Tensor:
+        """Return (draws, N, 1, H, W) factors."""
+        c, p = int(probabilities[0, 0]) if len(probabilities) else 1, probabilities[:, 1:]
+        kept = _kept(p, c, draws, self.law)
+        return kept.view(draws, len(p), 1, *shape[2:])
+
+    def extra_repr(self) -> str:
+        """Show the settings."""
+        rest = f"law={self.law!r}, solver={self.solver!r}"
+        return f"share={self.share}, counts={self.counts!r}, {rest}"
+
+
+class SAP(Unit):
+    """Stochastic activation pruning (Dhillon et al. 2018, https://arxiv.org/abs/1803.01442).
+
+    A value is kept when it is drawn at least once in r draws with replacement, in proportion to its
+    magnitude, and divided by the probability of that.
+
+    Args:
+        share: r as a share of the values of a map; 0.5, 0.8 and 1 are compared with MVM.
+        law: "multinomial" as published, or "bernoulli".
+
+    Raises:
+        ValueError: `share` is not positive, or `law` is unknown.
+    """
+
+    def __init__(self, share: float = 1.0, law: Law = "multinomial") -> None:
+        super().__init__()
+        _check_share(share)
+        _check_choice("law", law, ("multinomial", "bernoulli"))
+        self.share, self.law = share, law
+
+    def probabilities(self, maps: Tensor, places: int) -> Tensor:
+        """Return (N, CHW) the probability of each value in a draw; 0 on a map that is 0."""
+        sizes = maps.to(_at_least_float32(maps)).abs().flatten(1)
+        return sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)
+
+    def factors(self, probabilities: Tensor, draws: int, shape: torch.Size) -> Tensor:
+        """Return (draws, N, C, H, W) factors."""
+        count = max(1, round(self.share * probabilities.shape[1]))
+        return _kept(probabilities, count, draws, self.law).view(draws, *shape)
+
+    def extra_repr(self) -> str:
+        """Show the settings."""
+        return f"share={self.share}, law={self.law!r}"
+
+
+class Dropout(Unit):
+    """Dropout of single values after training, the rest scaled up (Srivastava et al. 2014).
+
+    Args:
+        rate: share of the values that are dropped, in [0, 1).
+
+    Raises:
+        ValueError: `rate` is not in [0, 1).
+    """
+
+    follows_maps = False
+
+    def __init__(self, rate: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"`rate` must lie in [0, 1), got {rate}")
+        self.rate = rate
+
+    def probabilities(self, maps: Tensor, places: int) -> Tensor:
+        """Return (N, 1) the probability of being kept, the same for every value."""
+        return maps.new_full((len(maps), 1), 1 - self.rate)
+
+    def factors(self, probabilities: Tensor, draws: int, shape: torch.Size) -> Tensor:
+        """Return (draws, N, C, H, W) factors."""
+        keep = probabilities.view(-1, 1, 1, 1)
+        noise = torch.rand(draws, *shape, device=keep.device)
+        return (noise < keep) / keep
+
+    def extra_repr(self) -> str:
+        """Show the rate."""
+        return f"rate={self.rate}"
+
+
+def _kept(p: Tensor, count: int, draws: int, law: Law) -> Tensor:
+    """(draws, N, n) factors 1/pi of what `count` draws with (N, n) probabilities keep, else 0."""
+    pi = keep_probabilities(p, count)
+    if law == "bernoulli":
+        kept = torch.rand(draws, *p.shape, dtype=p.dtype, device=p.device) < pi
+    else:
+        kept = drawn(p.detach(), count, draws)
+    # What is never drawn has no factor, not an infinite one.
+    return torch.where(kept & (p > 0), pi.clamp_min(torch.finfo(pi.dtype).tiny).reciprocal(), 0.0)
+
+
+def drawn(p: Tensor, count: int, draws: int) -> Tensor:
+    """Return (draws, N, n) which of n values are drawn at least once in `count` draws.
+
+    Args:
+        p: (N, n) probabilities; rows without any draw nothing.
+        count: draws with replacement.
+        draws: repetitions.
+    """
+    n, width = p.shape
+    if not n:
+        return torch.zeros(draws, 0, width, dtype=torch.bool, device=p.device)
+    rows = torch.where(p.sum(1, keepdim=True) > 0, p, 1.0)
+    rows = (rows / rows.sum(1, keepdim=True)).expand(draws, n, width).reshape(-1, width)
+    few = count < width or p.device.type != "cpu"  # an accelerator would have to wait for a value
+    kept = _drawn_one_by_one(rows, count) if few else _drawn_mostly_at_once(rows, count)
+    return kept.view(draws, n, width)
+
+
+def _drawn_one_by_one(p: Tensor, count: int) -> Tensor:
+    index = torch.multinomial(p, count, replacement=True)
+    return torch.zeros_like(p, dtype=torch.bool).scatter_(1, index, True)
+
+
+def _drawn_mostly_at_once(p: Tensor, count: int) -> Tensor:
+    """The same by counts for each value: independent Poisson numbers, and then the draws left.
+
+    Given their sum, such numbers are distributed like so many draws. Their mean is low enough for
+    hardly any sum to be above `count`; a row where it is starts anew.
+    """
+    numbers = torch.poisson(p * (count - min(4 * count**0.5, count)))
+    left = count - numbers.sum(1)
+    over = left < 0
+    most = int(left.amax())
+    # One column more takes the draws that a row has not left.
+    kept = torch.cat([numbers > 0, torch.zeros_like(over)[:, None]], 1)
+    if most > 0:
+        index = torch.multinomial(p, most, replacement=True)
+        spare = torch.arange(most, device=p.device) >= left[:, None]
+        kept.scatter_(1, index.masked_fill(spare, p.shape[1]), True)
+    kept = kept[:, :-1]
+    if bool(over.any()):
+        kept[over] = _drawn_one_by_one(p[over], count)
+    return kept
+
+
+def _at_least_float32(maps: Tensor) -> torch.dtype:
+    return torch.promote_types(maps.dtype, torch.float32)
+
+
+def _check_share(share: float) -> None:
+    if not (share > 0 and share < float("inf")):
+        raise ValueError(f"`share` of the draws must be positive and finite, got {share}")
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
