@@ -21,6 +21,8 @@ BETAS = (0.1, 1.0, 10.0)
 SLACK = 0.1
 """How far below its threshold those losses push a score, in its units: draws and rounding move it.
 """
+CONFIDENCES = (1.0, 5.0, 20.0)
+"""Margins that the losses `carlini_wagner_CONFIDENCE` ask for; at 0 it is `carlini_wagner`."""
 Objective = Callable[[Logits, Tensor], Tensor]
 """(M, K) logits and the (M,) indices of their images to (M,) values that the attacker raises."""
 
@@ -72,6 +74,32 @@ def carlini_wagner(logits: Logits, y: Labels) -> Tensor:
     once, as in a mean over random draws, and `margin` where confidence helps.
     """
     return margin(logits, y).clamp_max(0)
+
+
+def _confident(confidence: float) -> Loss:
+    """Return the loss `carlini_wagner_CONFIDENCE`."""
+
+    def loss(logits: Logits, y: Labels) -> Tensor:
+        return margin(logits, y).clamp_max(confidence)
+
+    loss.__doc__ = f"""Margin that stops growing at {confidence:g} (Carlini & Wagner 2017, kappa).
+
+    In a mean over random draws every draw is to be fooled with room to spare, and none counts for
+    more than that: so all of a detector's draws agree on the wrong class.
+    """
+    return loss
+
+
+_CONFIDENT = {
+    LOSSES.register(f"carlini_wagner_{kappa:g}", success=False, abstains=False)(
+        _confident(kappa)
+    ): kappa
+    for kappa in CONFIDENCES
+}
+
+
+def _confident_to_target(confidence: float) -> Callable[[Logits, Labels, Labels], Tensor]:
+    return lambda z, y, t: -(margin(z, t) + confidence).clamp_min(0)
 
 
 @LOSSES.register("evasion_margin", success=True, abstains=True)
@@ -145,6 +173,7 @@ _TARGETED: dict[Loss, Callable[[Logits, Labels, Labels], Tensor]] = {
     evasion_margin: lambda z, y, t: -margin(z, t),
     evasion_confidence: lambda z, y, t: _own(z[:, :-1].log_softmax(1), t),
     **{loss: _hinged_to_target(beta) for loss, beta in _HINGED.items()},
+    **{loss: _confident_to_target(kappa) for loss, kappa in _CONFIDENT.items()},
 }
 """What is raised towards a target, of logits, true labels and targets; where a loss is not here, it
 is minus the loss of the target."""

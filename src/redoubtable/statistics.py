@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -340,3 +340,51 @@ def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) ->
     floor = wilson(area * fewest, fewest, confidence)
     least, most = min(area - half, floor.low), max(area + half, floor.high)
     return Proportion(area, len(high), max(0.0, least), min(1.0, most))
+
+
+def bootstrap_auc(
+    negatives: ArrayLike,
+    positives: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Proportion:
+    """Return the area under the ROC curve with its bootstrap interval; ties count half.
+
+    Images are drawn again together with what was made of them, because the two scores of an image
+    go together, and the interval is that of the percentiles (Efron & Tibshirani 1993, chapter 13).
+    It is never narrower than Wilson's for the share itself where one side is all above the other.
+
+    Args:
+        negatives: (N,) scores of clean images.
+        positives: (N,) scores of what was made of the same images, in their order.
+        seed: of the resamples.
+        resamples: how many.
+        confidence: coverage.
+
+    Raises:
+        ValueError: the two are not one score per image each, there are none, or one is not finite.
+    """
+    low, high = np.asarray(negatives, dtype=float), np.asarray(positives, dtype=float)
+    if low.shape != high.shape or low.ndim != 1 or not len(low):
+        raise ValueError(f"scores must be (N,) of the same images, got {low.shape}, {high.shape}")
+    if not bool(np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError("scores must be finite")
+    values, ranks = np.unique(np.concatenate([low, high]), return_inverse=True)
+    n, levels = len(low), len(values)
+
+    def area(images: NDArray[np.int64]) -> float:
+        below = np.bincount(ranks[:n][images], minlength=levels)
+        above = np.bincount(ranks[n:][images], minlength=levels)
+        return float((above * (np.cumsum(below) - below / 2)).sum()) / n**2
+
+    drawn = np.random.default_rng(seed)
+    areas = [area(drawn.integers(n, size=n)) for _ in range(resamples)]
+    tail = (1 - confidence) / 2
+    ends = np.quantile(areas, [tail, 1 - tail])
+    found = area(np.arange(n))
+    if found in (0.0, 1.0):
+        floor = wilson(found * n, n, confidence)
+        return Proportion(found, n, floor.low, floor.high)
+    return Proportion(found, n, min(found, float(ends[0])), max(found, float(ends[1])))

@@ -1,6 +1,7 @@
 """Papers: their published numbers as data, their experiments as code."""
 
 from redoubtable.papers import dropping_pixels as _dropping_pixels  # noqa: F401  (it registers)
+from redoubtable.papers import mvm as _mvm  # noqa: F401
 from redoubtable.papers.frame import PAPERS as PAPERS
 from redoubtable.papers.frame import Experiment as Experiment
 from redoubtable.papers.frame import Paper as Paper

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from redoubtable.registry import Registry, read_arguments, settable_fields
 from redoubtable.statistics import Proportion
 from redoubtable.training import Settings as Training
+from redoubtable.training.settings import Augmentation
 
 View = Literal["clean", "static", "adaptive", "certified", "none"]
 """What an attack knew; "clean" without one, "certified" where no attack can go below, "none" for
@@ -48,6 +49,7 @@ class Published:
         data: the data set that it was measured on; "cifar10-jpeg" is a copy of "cifar10".
         where: in the paper.
         at: place on the axis.
+        views: what attacks knew in the rows that it may stand beside.
     """
 
     series: str
@@ -55,6 +57,11 @@ class Published:
     data: str
     where: str
     at: float | None = None
+    views: tuple[View, ...] = ("clean", "none")
+
+
+AUGMENT: Mapping[str, Augmentation] = {"cifar10": "crop+flip", "gtsrb": "crop"}
+"""What moves leave a label right; images of other data are left alone."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,14 @@ class Scale:
     draws: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
     cascade: bool = False
+
+    def networks_on(self, data: str) -> tuple[str, ...]:
+        """Return the architectures for a data set."""
+        return self.networks
+
+    def training_on(self, data: str) -> Training:
+        """Return how networks are trained on a data set, less the seed."""
+        return replace(self.training, augment=AUGMENT.get(family(data), "none"))
 
     def __post_init__(self) -> None:
         """Refuse numbers of images and draws that are none."""
@@ -169,8 +184,9 @@ def beside(rows: Iterable[Row], published: Sequence[Published], data: str) -> li
     open_ = {(p.series, p.at): p for p in published if p.data == family(data)}
     found = []
     for row in rows:
-        match = open_.pop((row.series, row.at), None) if row.view in ("clean", "none") else None
-        if match is not None:
+        match = open_.get((row.series, row.at))
+        if match is not None and row.view in match.views:
+            del open_[row.series, row.at]
             where = f"published: {match.where}"
             note = f"{row.note}; {where}" if row.note else where
             row = replace(row, published=match.value, note=note)
@@ -178,6 +194,14 @@ def beside(rows: Iterable[Row], published: Sequence[Published], data: str) -> li
     for rest in open_.values():
         note = f"published: {rest.where}; not measured at this scale"
         found.append(
-            Row(rest.series, "accuracy", "clean", None, rest.at, published=rest.value, note=note)
+            Row(
+                rest.series,
+                "accuracy",
+                rest.views[0],
+                None,
+                rest.at,
+                published=rest.value,
+                note=note,
+            )
         )
     return found

@@ -17,22 +17,14 @@ from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.plan import LEAST_DRAWS
 from redoubtable.files import digest_model, digest_package, make_folder, write_npz
 from redoubtable.models import create
-from redoubtable.papers.frame import Scale, family
+from redoubtable.papers.frame import Scale
 from redoubtable.seeding import seeded
 from redoubtable.statistics import Proportion, wilson
 from redoubtable.threat import ThreatModel
 from redoubtable.training import train
-from redoubtable.training.settings import Augmentation
 from redoubtable.types import Images, Labels
 
 S = TypeVar("S", bound=Scale)
-_AUGMENT: Mapping[str, Augmentation] = {
-    "cifar10": "crop+flip",
-    "gtsrb": "crop",
-    "digits": "none",
-    "mnist": "none",
-}
-"""What moves leave a label right; others are left alone."""
 _BATCH = 500
 
 
@@ -69,9 +61,9 @@ class Lab(Generic[S]):
 
         Args:
             recipe: as on the command line, `subsampled:rate=0.9`.
-            architecture: a name in `MODELS`; None for the scale's first.
+            architecture: a name in `MODELS`; None for the scale's first on the data.
         """
-        architecture = architecture or self.scale.networks[0]
+        architecture = architecture or self.scale.networks_on(self.data)[0]
         name = f"{architecture} {recipe}"
         if name not in self._networks:
             data = self.images("train")
@@ -82,11 +74,7 @@ class Lab(Generic[S]):
                     channels=data.shape[0],
                     **self.scale.arguments,
                 )
-            settings = replace(
-                self.scale.training,
-                augment=_AUGMENT.get(family(self.data), "none"),
-                seed=self.seed,
-            )
+            settings = replace(self.scale.training_on(self.data), seed=self.seed)
             done = train(
                 network.to(self.device),
                 data,
@@ -151,6 +139,8 @@ class Lab(Generic[S]):
         *,
         keep: int = 12,
         check: bool = False,
+        images: tuple[Images, Labels] | None = None,
+        draws: int | None = None,
     ) -> Evaluation:
         """Attack a model on the scale's images, static and adaptive.
 
@@ -161,20 +151,25 @@ class Lab(Generic[S]):
             attacks: as for `evaluate`.
             keep: images of each attack that are kept.
             check: run the checks that doubt the result.
+            images: other images than `attacked`, and their labels.
+            draws: answers per image instead of the scale's.
         """
+        x, y = images or self.attacked
+        draws = draws or self.scale.draws
         settings = EvaluationSettings(
-            draws=self.scale.draws,
-            chunk=min(250, self.scale.images),
+            draws=draws,
+            chunk=min(250, len(x)),
             precision=self.precision,  # type: ignore[arg-type]
             keep=keep,
         )
         return evaluate(
             model,
-            *self.attacked,
+            x,
+            y,
             threat,
             attacks,
             seed=self.seed,
-            cascade=(self.scale.cascade and self.scale.draws >= LEAST_DRAWS) or None,
+            cascade=(self.scale.cascade and draws >= LEAST_DRAWS) or None,
             settings=settings,
             curve=(),
             check=check,

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from redoubtable.explanations import SubsampledMaps
+from redoubtable.reports.curves import curves_picture, roc_picture
 from redoubtable.reports.explanations import filters_picture, maps_picture
 from redoubtable.reports.plots import COLOURS, FAINT, GROUND, INK, as_uri, picture_style, svg
 
@@ -119,6 +120,10 @@ def drawn(path: Path) -> Mapping[str, str]:
         )
     elif "filters" in arrays:
         content = filters_picture(torch.from_numpy(arrays["filters"]), "svg")
+    elif any(key.startswith("attacked/") for key in arrays):
+        return {"words": path.stem, "source": roc_picture(arrays)}
+    elif "labels" in arrays:
+        return {"words": path.stem, "source": curves_picture(arrays)}
     else:
         raise ValueError(f"{path} holds {', '.join(arrays)}, of which no picture is drawn")
     return {"words": path.stem, "source": as_uri("image/svg+xml", content)}

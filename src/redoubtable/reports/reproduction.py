@@ -18,6 +18,7 @@ from redoubtable.reports.markdown import code, table, text
 from redoubtable.reports.record import Record, interval, with_interval
 
 _VIEWS = ("clean", "static", "adaptive", "certified", "none")
+_KNEW = {"static": "attacked as in the paper", "adaptive": "attacked knowing all"}
 
 
 def show_reproduction(record: Record, console: Console | None = None) -> None:
@@ -165,8 +166,11 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 def _flat(row: Mapping[str, Any]) -> list[str]:
     found, published = row["found"], row["published"]
     both = found is not None and published is not None
+    words = [row["measure"]] if row["measure"] != "accuracy" else []
+    # What needs no word: numbers without an attack.
+    words += [_KNEW[row["view"]]] if row["view"] in _KNEW else []
     return [
-        row["series"] if row["measure"] == "accuracy" else f"{row['series']}: {row['measure']}",
+        f"{row['series']}: {', '.join(words)}" if words else row["series"],
         with_interval(found) if found else "not measured",
         _percent(published) if published is not None else "",
         f"{100 * (found['value'] - published):+.1f}" if both else "",

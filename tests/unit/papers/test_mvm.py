@@ -1,0 +1,212 @@
+"""The reproduction of MVM sampling at its smallest scale."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from redoubtable.defenses import MVM, Sampled, mvm_probabilities
+from redoubtable.papers import PAPERS, reproduce
+from redoubtable.papers.lab import Lab
+from redoubtable.papers.mvm.adaptive import guard, targets
+from redoubtable.papers.mvm.beyond import SameDraws, suppress
+from redoubtable.papers.mvm.protocol import _draws_for_draws, adversarial, detectors
+from redoubtable.papers.mvm.scale import EPS, SCALES, SETTINGS, attacks_of, sampled
+from redoubtable.reports import write_reproduction
+from redoubtable.seeding import seeded
+from redoubtable.threat import Linf
+
+NAMES = ["table-1", "table-2", "table-3", "figure-1", "figure-3", "adaptive", "false-alarms"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("mvm")
+    reproduce("mvm", NAMES, out=out, progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def lab(folder: Path) -> Lab[Any]:
+    return Lab(SCALES["smoke"], "digits", None, folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def experiments(folder: Path) -> dict[str, Any]:
+    record = reproduce("mvm", NAMES, out=folder, progress=False)  # all of it is there
+    return {e["name"]: e for e in record["experiments"]}
+
+
+def value(experiment: dict[str, Any], series: str, view: str, measure: str = "accuracy") -> float:
+    found = [
+        r["found"]["value"]
+        for r in experiment["rows"]
+        if (r["series"], r["view"], r["measure"]) == (series, view, measure)
+    ]
+    assert len(found) == 1, f"{series}, {view}, {measure}"
+    return found[0]
+
+
+def test_the_network_falls_to_the_papers_attacks(experiments: dict[str, Any]) -> None:
+    assert value(experiments["table-2"], "clean", "clean") > 0.85
+    for attack in ("FGSM", "BIM-A", "BIM-B", "JSMA"):
+        assert value(experiments["table-2"], attack, "static") < 0.5
+
+
+def test_every_row_of_table_3_is_there_under_every_attack(experiments: dict[str, Any]) -> None:
+    rows = {r["series"]: r for r in experiments["table-3"]["rows"]}
+    for name in SETTINGS:
+        for attack in ("FGSM", "BIM-A", "JSMA", "BIM-B"):
+            found = rows[f"{attack}, {name}"]
+            assert found["view"] == "static" and found["draws"] == SCALES["smoke"].passes
+        assert f"noise, {name}" in rows
+    for share in ("0.5N", "N", "2N"):
+        assert f"FGSM, MVM c = {share} of each layer" in rows
+    # The first misclassified iterate is close to the boundary, where labels of draws differ.
+    assert rows["BIM-A, MVM c = 0.5N"]["found"]["value"] > 0.7
+
+
+def test_published_numbers_stand_beside_what_they_are_of() -> None:
+    tables = {e.name: e for e in PAPERS["mvm"].obj().experiments}
+    known = {(p.series, p.data): p.value for p in tables["table-3"].published}
+    assert known["FGSM, MVM c = 0.5N", "mnist"] == 0.947
+    assert known["JSMA, MVM c = 2N", "svhn"] == 0.934
+    assert known["BIM-A, SAP 50%", "cifar10"] == 0.785
+    assert known["JSMA, dropout p = 0.5", "cifar10"] == 0.710
+    assert len(known) == 63
+    clean = {(p.series, p.data): p.value for p in tables["table-2"].published}
+    assert clean["clean", "mnist"] == 0.987
+    assert clean["BIM-A", "cifar10"] == 0.0057
+    assert len(clean) == 12
+
+
+def test_attacks_that_know_the_detector_leave_little(experiments: dict[str, Any]) -> None:
+    found = experiments["adaptive"]
+    for name in SCALES["smoke"].attacked_settings:
+        at = f"{name}, 5% false positives"
+        assert value(found, at, "adaptive") <= 0.25
+        assert value(found, at, "adaptive", "strict accuracy") <= value(found, at, "adaptive")
+        assert value(found, at, "clean") >= 0.5
+        static = {r["series"]: r["found"]["value"] for r in experiments["table-3"]["rows"]}
+        assert value(found, name, "adaptive", "AUC") < static[f"BIM-A, {name}"]
+
+
+def test_mvm_needs_a_fraction_of_the_draws_of_sap(experiments: dict[str, Any]) -> None:
+    for row in experiments["table-1"]["rows"]:
+        assert 0 < row["found"]["value"] < 0.5  # the first maps have 8 channels
+
+
+def test_draws_for_draws_of_channels_that_are_alike_is_one_over_their_number() -> None:
+    """Of maps whose channels are all alike a place of MVM is p values of SAP at once."""
+    with seeded("maps"):
+        maps = torch.rand(4, 1, 6, 6).expand(4, 8, 6, 6)
+    found = _draws_for_draws(maps, 0.5)
+    assert found.value == pytest.approx(1 / 8, rel=0.25)
+
+
+def test_clean_and_adversarial_images_have_nearly_one_curve(experiments: dict[str, Any]) -> None:
+    for share in ("0.5", "1", "2"):
+        rows = {
+            r["series"]: r["found"]["value"]
+            for r in experiments["figure-1"]["rows"]
+            if r["series"].endswith(f"c = {share}N")
+        }
+        assert rows[f"noise without the box, c = {share}N"] == pytest.approx(0, abs=1e-6)
+        assert all(0 <= v <= 1 for v in rows.values())
+
+
+def test_alarms_are_raised_by_images_made_for_it(experiments: dict[str, Any]) -> None:
+    points = {r["at"]: r["found"]["value"] for r in experiments["false-alarms"]["rows"]}
+    assert points[0.5] <= points[0.0]
+
+
+def test_suppression_makes_sampling_noisier_within_the_budget(lab: Lab[Any]) -> None:
+    x, _ = targets(lab)
+    model, threat = sampled(lab, SETTINGS["MVM c = 0.5N"]), Linf(0.05)
+    x_adv = suppress(model, x, threat, 5)
+    assert threat.contains(x_adv, x).all()
+
+    def noise(images: torch.Tensor) -> torch.Tensor:
+        from redoubtable.defenses.mvm import variance
+        from redoubtable.defenses.sampling import feature_maps
+
+        total = torch.zeros(len(images))
+        for maps in feature_maps(lab.network("natural"), images):
+            energies = maps.square().sum(1).flatten(1)
+            p = mvm_probabilities(energies, 392)
+            total += variance(energies, p, 392) / energies.sum(1)
+        return total
+
+    assert (noise(x_adv) > noise(x)).all()
+
+
+def test_the_pictures_are_drawn(folder: Path, experiments: dict[str, Any]) -> None:
+    write_reproduction(folder)
+    page = (folder / "index.html").read_text()
+    assert "ROC under JSMA" in page and "probabilities at c = 0.1N" in page
+    drawn = sorted(p.stem for p in folder.glob("digits/pictures/*.svg"))
+    assert len([d for d in drawn if d.startswith("ROC")]) == 4
+    assert len([d for d in drawn if d.startswith("probabilities")]) == 4
+
+
+def test_attacks_are_those_of_the_paper(lab: Lab[Any]) -> None:
+    found = attacks_of(Lab(SCALES["smoke"], "digits", None, lab.out))
+    assert str(found["FGSM"][0]) == "Linf:0.3"
+    assert found["BIM-A"][1] == "bim:loss=cross_entropy,steps=50,step_size=1/100,stop=first"
+    assert found["JSMA"][1] == "jsma:gamma=0.1,theta=1"
+    assert {k: float(v) for k, v in EPS.items()} == {
+        "mnist": 0.3, "digits": 0.3, "cifar10": 0.05, "svhn": 0.13,
+    }  # fmt: skip
+    x, _ = lab.attacked
+    moved = (adversarial(lab, "FGSM") - x).abs().amax((1, 2, 3))
+    assert moved.max() <= 0.3 + 1e-6 < 0.31 and moved.min() > 0.29
+
+
+def test_networks_are_those_of_feinman_where_there_is_one() -> None:
+    scale = SCALES["cpu"]
+    assert scale.networks_on("cifar10-jpeg") == ("feinman_cifar10",)
+    assert scale.networks_on("mnist") == ("feinman_mnist",)
+    assert scale.training_on("mnist").epochs == 10
+    assert scale.training_on("cifar10-jpeg").epochs == 25
+    assert SCALES["full"].training_on("cifar10").epochs == 60
+    assert scale.training_on("mnist").optimizer == "adadelta"
+
+
+def test_units_of_a_comparison_all_draw_with_one_passes_probabilities(lab: Lab[Any]) -> None:
+    for name, text in SETTINGS.items():
+        model = sampled(lab, text)
+        assert isinstance(model, Sampled)
+        assert model.recompute == (name.startswith("dropout"))  # which needs none
+
+
+def test_scores_are_entropies_of_the_labels_of_that_many_draws(lab: Lab[Any]) -> None:
+    found = detectors(lab)[0].scores(lab, "clean")
+    passes = SCALES["smoke"].passes
+    possible = {round(-sum(c / passes * np.log(c / passes) for c in cs if c), 6)
+                for cs in _histograms(passes, 4)}  # fmt: skip
+    assert all(round(v, 6) in possible for v in found.tolist() if v < 1.2)
+
+
+def _histograms(total: int, most: int) -> list[tuple[int, ...]]:
+    if most == 1:
+        return [(total,)]
+    return [(k, *rest) for k in range(total + 1) for rest in _histograms(total - k, most - 1)]
+
+
+def test_a_guards_threshold_keeps_its_false_positives(lab: Lab[Any]) -> None:
+    model = guard(lab, sampled(lab, SETTINGS["MVM c = 0.5N"]), 0.05)
+    assert model.threshold.rejected <= 0.05
+    assert model.threshold.n == SCALES["smoke"].held_out
+    assert model.model.draws == model.score.votes == SCALES["smoke"].passes
+
+
+def test_known_draws_are_the_same_whatever_stands_beside_an_image(lab: Lab[Any]) -> None:
+    x, _ = targets(lab)
+    model = SameDraws(Sampled(lab.network("natural"), MVM(0.5)), 3)
+    with torch.no_grad():
+        found = model(x)
+        assert torch.equal(found, model(x))
+        assert torch.equal(found[2:3], model(x[2:3]))
+        assert not torch.equal(found, SameDraws(model.model, 4)(x))
