@@ -1,5 +1,6 @@
 """Where experiments are run: networks, accuracies, attacks and certificates, each made once."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from redoubtable.evaluation import Settings as EvaluationSettings
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.plan import LEAST_DRAWS
 from redoubtable.files import digest_model, digest_package, make_folder, write_npz
-from redoubtable.models import create
+from redoubtable.models import MODELS, create
 from redoubtable.papers.frame import Scale
 from redoubtable.seeding import seeded
 from redoubtable.statistics import Proportion, wilson
@@ -67,11 +68,14 @@ class Lab(Generic[S]):
         name = f"{architecture} {recipe}"
         if name not in self._networks:
             data = self.images("train")
+            sized = "size" in inspect.signature(MODELS[architecture].obj).parameters
+            own = {"size": tuple(data.shape[1:])} if sized else {}
             with seeded("init", self.seed):
                 network = create(
                     architecture,
                     classes=data.classes,
                     channels=data.shape[0],
+                    **own,
                     **self.scale.arguments,
                 )
             settings = replace(self.scale.training_on(self.data), seed=self.seed)

@@ -74,7 +74,7 @@ def bisection(alpha: Tensor, draws: float, outer: int = _HALVINGS) -> Tensor:
     """Return the (B, N) optimum by halving the bracket of lambda: slower, and beyond doubt."""
     if draws == 1:
         return square_root(alpha)
-    p, _ = _solve(alpha, draws, 1 - 1 / draws, outer, 2 * _inner_steps(draws), halve=True)
+    p, _ = _solve(alpha, draws, 1 - 1 / draws, outer, _inner_steps(draws), halve=True)
     return normalised(p)
 
 
@@ -116,7 +116,7 @@ def amplitudes(alpha: Tensor) -> Tensor:
     """
     support = alpha > 0
     root = torch.where(support, alpha, 1).sqrt()
-    largest = torch.where(support, root, 0).amax(1, keepdim=True).detach()
+    largest = torch.where(support, root, 0).amax(1, keepdim=True)
     limits = torch.finfo(alpha.dtype)
     ratio = (root / torch.where(largest > 0, largest, 1)).clamp_min(limits.tiny / limits.eps)
     return torch.where(support, ratio, 1)
