@@ -12,6 +12,7 @@ from torch import Tensor
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.losses import (
     BETAS,
+    CONFIDENCES,
     LOSSES,
     SLACK,
     aim,
@@ -294,3 +295,20 @@ def test_two_classes_are_enough_or_refused() -> None:
         value = aim(entry.obj, torch.tensor([0]), None)(z, torch.tensor([0]))
         (slope,) = torch.autograd.grad(value.sum(), z)
         assert slope[0, 1] - slope[0, 0] > 0.01, f"{entry.name} has no slope with two classes"
+
+
+@pytest.mark.parametrize("kappa", CONFIDENCES)
+def test_a_margin_with_room_to_spare_stops_growing_there(kappa: float) -> None:
+    loss = LOSSES[f"carlini_wagner_{kappa:g}"].obj
+    z = torch.tensor([[3.0, 0.0, 2.0, -50.0]], dtype=torch.float64)
+
+    def of(label: int, target: int | None = None) -> float:
+        goal = None if target is None else torch.tensor([target])
+        return aim(loss, torch.tensor([label]), goal)(z, torch.tensor([0])).item()
+
+    assert of(0) == pytest.approx(-1)  # 2 - 3, not yet wrong
+    assert of(2) == pytest.approx(min(1.0, kappa))
+    assert of(3) == pytest.approx(kappa)
+    assert of(1, 0) == pytest.approx(min(0.0, 1 - kappa))  # 1 above the next, of kappa
+    assert of(0, 2) == pytest.approx(-(1 + kappa))
+    assert of(1, 3) == pytest.approx(-(53 + kappa))
