@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from redoubtable.data import load
 from redoubtable.defenses import (
     JPEG,
+    SAP,
     BitDepth,
     GaussianNoise,
     MedianFilter,
     RandomResizePad,
     Temperature,
+    insert_units,
 )
 from redoubtable.evaluation import Evaluation, Settings, environment, evaluate
 from redoubtable.files import write_json
@@ -68,6 +70,7 @@ def subjects(net: nn.Module, trained: nn.Module, clean: Tensor) -> dict[str, nn.
         "killed gradients, stated as true": behind(KillsGradients(32)),
         "killed gradients, unstated": behind(RoundsUnstated(32)),
         "brightness detector": LooksAtBrightness(net, low, high),
+        "SAP 100%": insert_units(net, SAP(1.0), recompute=True),
         "constant (must stand)": Constant(),
         "adversarially trained (must stand)": trained,
     }

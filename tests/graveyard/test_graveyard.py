@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from redoubtable.data import load, read
 from redoubtable.defenses import (
     JPEG,
+    SAP,
     BitDepth,
     GaussianNoise,
     MedianFilter,
     RandomResizePad,
     Temperature,
+    insert_units,
 )
 from redoubtable.evaluation import Evaluation, Settings, evaluate
 from redoubtable.evaluation.plan import expand
@@ -92,6 +94,17 @@ def test_what_is_broken_falls_to_attacks_that_see_it(name: str) -> None:
     assert adaptive(e) <= BROKEN, e.under
     if name in HIDDEN:
         assert e.static_accuracy > BROKEN
+
+
+def test_stochastic_activation_pruning_falls_to_averaged_gradients() -> None:
+    """Athalye et al. 2018, section 5.3.1; of the suite only PGD, whose draws take long enough."""
+    model = insert_units(network(), SAP(1.0, "bernoulli"), recompute=True).eval()
+    x, y = load("digits", "test", limit=12)
+    e = evaluate(
+        model, x, y, BUDGET, "pgd:restarts=2", curve=(), check=False, settings=Settings(draws=5)
+    )
+    assert e.clean_accuracy > 0.9
+    assert adaptive(e) <= BROKEN, e.under
 
 
 class Constant(nn.Module):
