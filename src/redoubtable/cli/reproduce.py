@@ -53,6 +53,7 @@ def reproduce(
         redoubt reproduce dropping-pixels --table 1 --scale cpu --root data
         redoubt reproduce dropping-pixels --figure 5 --scale cpu --data gtsrb --root data
         redoubt reproduce dropping-pixels --beyond certificate --scale cpu --root data
+        redoubt reproduce mvm --table 3 --scale cpu --data mnist --root data
     """
     asked = [f"table-{n}" for n in table or ()] + [f"figure-{n}" for n in figure or ()]
     folder = out or Path("reproduced") / f"{paper}-{scale.partition(':')[0]}"

@@ -42,9 +42,9 @@ def algorithm_2(alpha: Tensor, draws: float, steps: int = 800, tolerance: float 
         tolerance: a row is finished when a step is shorter than this share of the length of p.
     """
     support = alpha > 0
-    rows = support.sum(1, keepdim=True).clamp_min(1)
+    rows = support.sum(1, keepdim=True).clamp_min(1).to(alpha)
     # Divided by h(1 / N), so that the objective of many draws doesn't underflow.
-    start = log_slope(-draws * torch.log1p(-1 / rows.clamp_min(2).to(alpha)), draws, 1 - 1 / draws)
+    start = log_slope(-draws * torch.log1p(-1 / rows.clamp_min(2)), draws, 1 - 1 / draws)
     logs = torch.where(support, amplitudes(alpha).log() * 2 - start, -torch.inf)
     at = _look(support.to(alpha) / rows, logs, draws)
     answer, which, length = at.p.clone(), torch.arange(len(alpha), device=alpha.device), 0.5 / rows
@@ -65,7 +65,8 @@ def algorithm_2(alpha: Tensor, draws: float, steps: int = 800, tolerance: float 
         if not bool(moving.all()):
             at = _Point(*(t[moving] for t in at))
             which, logs, taken, length = (t[moving] for t in (which, logs, taken, length))
-    return normalised(answer)
+    # The projection's rounding must lift no row without energy.
+    return normalised(torch.where(support, answer, 0))
 
 
 def _look(p: Tensor, logs: Tensor, draws: float) -> _Point:
@@ -85,5 +86,4 @@ def _project(r: Tensor) -> Tensor:
     count = torch.arange(1, r.shape[1] + 1, dtype=r.dtype, device=r.device)
     excess = (ranked.cumsum(1) - 1) / count
     last = (ranked > excess).sum(1, keepdim=True).clamp_min(1) - 1
-    # Steps only add, so the threshold is none below 0; rounding must lift no row without energy.
-    return (r - excess.gather(1, last).clamp_min(0)).clamp_min_(0)
+    return (r - excess.gather(1, last)).clamp_min_(0)

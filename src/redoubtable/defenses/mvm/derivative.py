@@ -63,7 +63,7 @@ def _mobility(p: Tensor, support: Tensor, draws: float, tail: float) -> Tensor:
     # One row may have nearly everything; what it leaves is known better from the others.
     most = p > 0.5
     left = torch.where(most, torch.where(most, 0, p).sum(1, keepdim=True), 1 - p)
-    moves = support & (left > 0) & (p > 0)
+    moves = support & (left > 0)
     left = torch.where(moves, left, 0.5)
     minus_s = torch.where(most, left.log(), torch.log1p(-torch.where(moves & ~most, p, 0.5)))
     z = -draws * minus_s

@@ -5,7 +5,14 @@ Sheikholeslami, Jain & Giannakis: MVM sampling with entropy detection, beside SA
 
 from redoubtable.papers.frame import PAPERS, Experiment, Paper, Published
 from redoubtable.papers.mvm.adaptive import adaptive, sap_classifier
-from redoubtable.papers.mvm.beyond import carlini_wagner, false_alarms, leaked_seed, masks, steps
+from redoubtable.papers.mvm.beyond import (
+    black_box,
+    carlini_wagner,
+    false_alarms,
+    leaked_seed,
+    masks,
+    steps,
+)
 from redoubtable.papers.mvm.figures import figure_1
 from redoubtable.papers.mvm.protocol import figure_3, table_1, table_2, table_3
 from redoubtable.papers.mvm.scale import SCALES, SETTINGS
@@ -98,6 +105,12 @@ EXPERIMENTS = (
         "carlini-wagner",
         "Many masks at once under L2, at 5% false positives",
         carlini_wagner,
+        claim="Not in the paper.",
+    ),
+    Experiment(
+        "black-box",
+        "Search by scores (Square), at 5% false positives",
+        black_box,
         claim="Not in the paper.",
     ),
     Experiment(

@@ -48,6 +48,22 @@ def carlini_wagner(lab: Lab[Sampling]) -> Iterator[Row]:
         yield Row(f"{name}, 5% false positives", "accuracy", "adaptive", found, note=note)
 
 
+def black_box(lab: Lab[Sampling]) -> Iterator[Row]:
+    """What a search by scores leaves: no gradient, whose masking it would show."""
+    x, y = targets(lab)
+    x, y = x[:20], y[:20]
+    queries = max(10, 5 * lab.scale.steps)
+    for name in (_MAIN, "SAP 100%", "dropout p = 0.5"):
+        model = guard(lab, sampled(lab, SETTINGS[name]), _RATE)
+        found = lab.evaluation(
+            f"{name}, black box", model, threat_of(lab.data), [f"square:queries={queries}"],
+            images=(x, y), draws=1,
+        )  # fmt: skip
+        left = Proportion(**found.record["adaptive"]["accuracy"]["one_shot"])
+        note = f"{queries} queries of {lab.scale.passes} passes each"
+        yield Row(f"{name}, 5% false positives", "accuracy", "adaptive", left, note=note)
+
+
 def masks(lab: Lab[Sampling]) -> Iterator[Row]:
     """Whether gradients over more draws find more."""
     few = lab.scale.eot
