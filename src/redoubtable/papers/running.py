@@ -126,12 +126,14 @@ def _asked(known: Sequence[Experiment], names: Sequence[str]) -> list[Experiment
 def _run(experiment: Experiment, lab: Lab[Any]) -> dict[str, Any]:
     lab.pictures.clear()
     rows = beside(experiment.run(lab), experiment.published, lab.data)
+    training = lab.scale.training_on(lab.data)
     return {
         "name": experiment.name,
         "title": experiment.title,
         "axis": experiment.axis,
         "claim": experiment.claim,
         "data": lab.data,
+        "training": {"epochs": training.epochs, "schedule": training.schedule},
         "rows": [asdict(row) for row in rows],
         "pictures": list(lab.pictures),
     }

@@ -57,7 +57,7 @@ def write_reproduction(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(interval=interval, percent=_percent)
+    environment.filters.update(interval=interval, percent=_percent, named=named)
     pictures = [_pictures(folder, e) for e in record["experiments"]]
     page = environment.get_template("reproduction.html.jinja").render(
         record=record,
@@ -129,13 +129,16 @@ def as_markdown(
 
 def conditions(record: Record) -> str:
     """Return what all numbers of a reproduction have in common, in words."""
-    scale, training = record["scale"], record["scale"]["training"]
-    epochs = training["epochs"]
+    scale = record["scale"]
+    trained = {e["data"]: e["training"] for e in record["experiments"] if "training" in e}
+    training = "; ".join(
+        f"{t['epochs']} epochs ({t['schedule']})" + (f" on {data}" if len(trained) > 1 else "")
+        for data, t in (trained or {"": scale["training"]}).items()
+    )
     devices = dict.fromkeys(e["environment"]["device"] for e in record["experiments"])
     return (
-        f"Scale {scale['name']}: {epochs} epochs ({training['schedule']}), {scale['images']} "
-        f"attacked images, {scale['draws']} draws for the choice of the worst attack and as many "
-        f"for the report, seed {record['seed']}, search in {record['precision']}, "
+        f"Scale {scale['name']}: {training}, {scale['images']} attacked images, draws for the "
+        f"choice of the worst attack: {scale['draws']}, and as many for the report, seed {record['seed']}, search in {record['precision']}, "
         f"{', '.join(devices)}. In brackets 95% intervals over the images. "
         '"static" is the attack of the paper, which does not know the vote or the rejection; '
         '"adaptive" the worst of all attacks, which know all. A rejected attacked image counts as '
@@ -163,14 +166,19 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return with_interval(row["found"])
 
 
-def _flat(row: Mapping[str, Any]) -> list[str]:
-    found, published = row["found"], row["published"]
-    both = found is not None and published is not None
+def named(row: Mapping[str, Any]) -> str:
+    """Return what a row without a place on an axis is of, in words."""
     words = [row["measure"]] if row["measure"] != "accuracy" else []
     # What needs no word: numbers without an attack.
     words += [_KNEW[row["view"]]] if row["view"] in _KNEW else []
+    return f"{row['series']}: {', '.join(words)}" if words else str(row["series"])
+
+
+def _flat(row: Mapping[str, Any]) -> list[str]:
+    found, published = row["found"], row["published"]
+    both = found is not None and published is not None
     return [
-        f"{row['series']}: {', '.join(words)}" if words else row["series"],
+        named(row),
         with_interval(found) if found else "not measured",
         _percent(published) if published is not None else "",
         f"{100 * (found['value'] - published):+.1f}" if both else "",

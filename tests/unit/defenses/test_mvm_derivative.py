@@ -1,4 +1,6 @@
-"""The derivative of the best sampling probabilities (spec 002, 4.6), against differences."""
+"""The derivative of the best probabilities (spec 002, 4.6), and what follows from them."""
+
+import math
 
 import pytest
 import torch
@@ -8,6 +10,10 @@ from redoubtable.defenses.mvm import SOLVERS, keep_probabilities, mvm_probabilit
 
 DRAWS = [1.0001, 1, 1.5, 2, 16, 200]
 ROOTS = ["exact", "bisection", "large_c"]
+
+
+def double(*row: float) -> Tensor:
+    return torch.tensor([row], dtype=torch.float64)
 
 
 def energies(*shape: int) -> Tensor:
@@ -126,6 +132,30 @@ def test_the_least_variance_moves_as_if_p_stood_still(draws: float) -> None:
     (found,) = torch.autograd.grad(variance(alpha, p, draws).sum(), alpha)
     pi = keep_probabilities(p.detach(), draws)
     torch.testing.assert_close(found, 1 / pi - 1, rtol=1e-9, atol=1e-13)
+
+
+# -- what follows from the probabilities ---------------------------------------------------------
+
+
+def test_keep_probabilities_are_exact_for_every_p() -> None:
+    p = torch.tensor([0, 1e-30, 1e-9, 0.3, 1 - 2**-24, 1])
+    for draws in (1, 2.5, 1000):
+        expected = [-math.expm1(draws * math.log1p(-float(q))) if q < 1 else 1.0 for q in p]
+        found = keep_probabilities(p, draws)
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=3e-7, atol=0)
+    assert keep_probabilities(p, 1000)[1] == pytest.approx(1e-27, rel=1e-6)
+
+
+def test_the_variance_is_the_objective_without_its_constant() -> None:
+    alpha, p = double(1, 2, 0), double(0.2, 0.7, 0.1)
+    pi = keep_probabilities(p, 3)
+    expected = (alpha * (1 / pi - 1)).sum(1)
+    torch.testing.assert_close(variance(alpha, p, 3), expected)
+    # Where all of it is lost to the constant, and where the power of e overflows.
+    assert float(variance(double(1), double(0.5), 200)) == pytest.approx(2.0**-200)
+    assert float(variance(torch.ones(1, 1), torch.full((1, 1), 0.5), 2000)) == 0
+    assert variance(double(1, 1), double(1, 0), 3).tolist() == [math.inf]
+    assert variance(double(1, 0), double(1, 0), 3).tolist() == [0]
 
 
 @pytest.mark.parametrize("draws", [1, 2.5, 50])

@@ -1,5 +1,6 @@
 """The best sampling probabilities: vectors of spec 002, section 7, optimality, and odd inputs."""
 
+import importlib
 import math
 from typing import Any
 
@@ -153,13 +154,12 @@ def test_scipy_finds_nothing_better(draws: float) -> None:
         def slope(p: np.ndarray, a: np.ndarray = a) -> np.ndarray:
             return -a * draws * (1 - p) ** (draws - 1) / np.expm1(draws * np.log1p(-p)) ** 2
 
-        n = len(a)
         theirs = minimize(
             cost,
-            np.full(n, 1 / n),
+            np.full(len(a), 1 / len(a)),
             jac=slope,
             method="SLSQP",
-            bounds=[(1e-9, 1 - 1e-9)] * n,
+            bounds=[(1e-9, 1 - 1e-9)] * len(a),
             constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
             options={"ftol": 1e-15, "maxiter": 1000},
         )
@@ -177,6 +177,36 @@ def test_algorithm_2_comes_to_the_same_objective(draws: float) -> None:
     assert bool((variance(alpha, theirs, draws) >= least * (1 - 1e-13)).all())
     torch.testing.assert_close(variance(alpha, theirs, draws), least, rtol=1e-7, atol=0)
     torch.testing.assert_close(theirs, best, rtol=0, atol=1e-4 / 64)
+
+
+def test_algorithm_2_takes_the_published_steps() -> None:
+    alpha, p = np.array([1.0, 2.0, 4.0, 8.0]), np.full(4, 0.25)
+    for length in (0.5 / 4, 0.75 / 4):
+        slope = alpha / p**2
+        r = p + length * slope / slope.max()
+        p = r - (r.sum() - 1) / 4  # the projection, far from the sides
+    found = algorithm_2(double([1, 2, 4, 8]), 1, steps=2)
+    np.testing.assert_allclose(found[0].numpy(), p, rtol=1e-12)
+
+
+def test_algorithm_2_resolves_what_is_kept_nearly_surely() -> None:
+    alpha = double([1, 2, 4, 8])
+    torch.testing.assert_close(algorithm_2(alpha, 4000), exact(alpha, 4000), rtol=0, atol=1e-7)
+
+
+def test_algorithm_2_wastes_no_steps_where_there_is_nothing_to_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = importlib.import_module("redoubtable.defenses.mvm.algorithm_2")
+    project, calls = module._project, []
+
+    def counted(r: Tensor) -> Tensor:
+        calls.append(len(r))
+        return project(r)
+
+    monkeypatch.setattr(module, "_project", counted)
+    algorithm_2(SPECIAL[:3], 8)
+    assert len(calls) <= 3
 
 
 def test_algorithm_2_stops_a_row_when_it_is_told_to() -> None:
@@ -248,11 +278,8 @@ def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
 
 ROUNDING = 1 + 1e-11
 some = settings(max_examples=40)
-energies = st.lists(
-    st.one_of(st.just(0.0), st.floats(1e-11, 1.0), st.sampled_from([0.25, 0.5])),
-    min_size=2,
-    max_size=12,
-).filter(any)
+values = st.one_of(st.just(0.0), st.floats(1e-11, 1.0), st.sampled_from([0.25, 0.5]))
+energies = st.lists(values, min_size=2, max_size=12).filter(any)
 counts_of_draws = st.one_of(st.floats(1, 60), st.sampled_from([1, 1.5, 2, 500]))
 
 
@@ -279,8 +306,11 @@ def test_more_energy_has_more_probability_and_nothing_simple_is_better(
     ranked = p[0, alpha[0].argsort()]
     assert bool((ranked.diff() >= -1e-14).all())
     assert torch.equal(p > 0, alpha > 0)
-    uniform = (alpha > 0).double() / (alpha > 0).sum()
-    for other in (uniform, alpha / alpha.sum(), solve(alpha, draws, "sqrt")):
+    for other in (
+        (alpha > 0) / (alpha > 0).double().sum(),
+        alpha / alpha.sum(),
+        solve(alpha, draws, "sqrt"),
+    ):
         for measure in (objective, variance):
             assert float(measure(alpha, p, draws)) <= float(measure(alpha, other, draws)) * ROUNDING
 
@@ -324,9 +354,6 @@ def test_nothing_waits_for_a_value(solver: str) -> None:
     assert alpha.grad is not None and keep_probabilities(p, 20).shape == (3, 5)
 
 
-# -- approximations ------------------------------------------------------------------------------
-
-
 def test_the_approximations_are_good_where_they_claim_to_be() -> None:
     def excess(solver: str, n: int, draws: int) -> float:
         alpha = torch.cat([relu_like(4, n).double(), benign(n)])
@@ -340,30 +367,6 @@ def test_the_approximations_are_good_where_they_claim_to_be() -> None:
     alpha = relu_like(2, 64).double()
     torch.testing.assert_close(large_c(alpha, 1e7), exact(alpha, 1e7), rtol=1e-7, atol=0)
     assert torch.equal(mvm_probabilities(alpha, 50, "sqrt"), exact(alpha, 1))
-
-
-# -- what follows from p -------------------------------------------------------------------------
-
-
-def test_keep_probabilities_are_exact_for_every_p() -> None:
-    p = torch.tensor([0, 1e-30, 1e-9, 0.3, 1 - 2**-24, 1])
-    for draws in (1, 2.5, 1000):
-        expected = [-math.expm1(draws * math.log1p(-float(q))) if q < 1 else 1.0 for q in p]
-        found = keep_probabilities(p, draws)
-        torch.testing.assert_close(found, torch.tensor(expected), rtol=3e-7, atol=0)
-    assert keep_probabilities(p, 1000)[1] == pytest.approx(1e-27, rel=1e-6)
-
-
-def test_the_variance_is_the_objective_without_its_constant() -> None:
-    alpha, p = double([1, 2, 0]), double([0.2, 0.7, 0.1])
-    pi = keep_probabilities(p, 3)
-    expected = (alpha * (1 / pi - 1)).sum(1)
-    torch.testing.assert_close(variance(alpha, p, 3), expected)
-    # Where all of it is lost to the constant, and where the power of e overflows.
-    assert float(variance(double([1]), double([0.5]), 200)) == pytest.approx(2.0**-200)
-    assert float(variance(torch.ones(1, 1), torch.full((1, 1), 0.5), 2000)) == 0
-    assert variance(double([1, 1]), double([1, 0]), 3).tolist() == [math.inf]
-    assert variance(double([1, 0]), double([1, 0]), 3).tolist() == [0]
 
 
 # -- what is refused -----------------------------------------------------------------------------
