@@ -36,43 +36,56 @@ PASSES = 100
 
 
 def solvers(repeats: int) -> dict[str, Any]:
-    """Seconds of the exact solver, and how many times as long the gradient descent takes."""
+    """Seconds of the exact solver, and how many times as long the gradient descent takes.
+
+    In double precision, in which the descent can get there; of energies as ReLUs give them, where
+    it does not within its 800 steps, and of two kinder families.
+    """
     with seeded("energies"):
-        rows = torch.randn(128, 1024, 64).relu() * torch.rand(128, 1024, 1)
-    alpha, found = rows.square().sum(2), {}
-    for c in (512.0, 1024.0, 2048.0):
-        steps = _steps_to(alpha, c)
-        runs = {
-            "exact": lambda c=c: exact(alpha, c),
-            "exact, double": lambda c=c: exact(alpha.double(), c),
-            "algorithm 2": lambda c=c, steps=steps: algorithm_2(alpha, c, steps),
+        relus = torch.randn(128, 1024, 64).relu() * torch.rand(128, 1024, 1)
+        zeros = torch.empty(128, 1024).exponential_() * (torch.rand(128, 1024) > 0.4)
+        families = {
+            "of ReLUs": relus.square().sum(2),
+            "uniform": torch.rand(128, 1024),
+            "exponential, 40% zeros": zeros,
         }
-        seconds = rounds(runs, repeats)
-        middle = {name: statistics.median(times) for name, times in seconds.items()}
-        found[f"c = {c:g}"] = {
-            "milliseconds": {name: 1000 * s for name, s in middle.items()},
-            "times_exact": middle["algorithm 2"] / middle["exact"],
-            "steps_of_algorithm_2": steps,
-            "seconds": seconds,
-        }
+    found: dict[str, Any] = {}
+    for name, energies in families.items():
+        alpha = energies.double()
+        for c in (512.0, 2048.0):
+            steps, gap = _steps_to(alpha, c)
+            runs = {
+                "exact": lambda a=alpha, c=c: exact(a, c),
+                "exact, single": lambda a=energies, c=c: exact(a, c),
+                "algorithm 2": lambda a=alpha, c=c, n=steps: algorithm_2(a, c, n),
+            }
+            seconds = rounds(runs, repeats)
+            middle = {run: statistics.median(times) for run, times in seconds.items()}
+            found[f"{name}, c = {c:g}"] = {
+                "milliseconds": {run: 1000 * s for run, s in middle.items()},
+                "times_exact": middle["algorithm 2"] / middle["exact"],
+                "steps_of_algorithm_2": steps,
+                "gap_of_algorithm_2": gap,
+                "seconds": seconds,
+            }
     return found
 
 
-def _steps_to(alpha: Tensor, c: float) -> int:
-    """The fewest steps of algorithm 2 whose objective is within `GAP` of the best."""
-    double = alpha.double()
-    best = variance(double, exact(double, c), c) + double.sum(1)
+def _steps_to(alpha: Tensor, c: float) -> tuple[int, float]:
+    """The fewest steps of algorithm 2 whose objective is within `GAP` of the best, and its gap."""
+    best = variance(alpha, exact(alpha, c), c) + alpha.sum(1)
 
-    def near(steps: int) -> bool:
-        found = algorithm_2(alpha, c, steps).double()
-        objective = variance(double, found, c) + double.sum(1)
-        return bool(((objective - best) / best <= GAP).all())
+    def gap(steps: int) -> float:
+        objective = variance(alpha, algorithm_2(alpha, c, steps), c) + alpha.sum(1)
+        return float(((objective - best) / best).max())
 
     low, high = 1, 800
+    if gap(high) > GAP:
+        return high, gap(high)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if near(middle) else (middle + 1, high)
-    return low
+        low, high = (low, middle) if gap(middle) <= GAP else (middle + 1, high)
+    return low, gap(low)
 
 
 def passes(net: nn.Module, x: Images, repeats: int) -> dict[str, Any]:
@@ -158,7 +171,7 @@ def main() -> None:
         "kind": "benchmark",
         "command": shown_command("mvm.py"),
         "environment": environment(),
-        "solvers": solvers(given.repeats),
+        "solvers": solvers(1),  # the descent takes seconds
     }
     print(record["solvers"])
     for place in (given.plain, given.residual):

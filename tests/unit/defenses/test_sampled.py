@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from redoubtable.defenses import MVM, SAP, Dropout, Sampled, Vote, insert_units, remove_units
 from redoubtable.defenses.sampling.placing import AtFeatureMaps
 from redoubtable.defenses.sampling.units import Unit
-from redoubtable.gradients import answers, fast_copy, input_gradient
+from redoubtable.gradients import answers, fast_copy, input_gradient, mean_logits
 from redoubtable.losses import aim, cross_entropy
 from redoubtable.models import create
 from redoubtable.parts import bare, facts_of
@@ -105,6 +105,14 @@ def test_draws_at_the_input_are_those_of_whole_passes() -> None:
     net, x = NETWORKS["small"], images()
     found = Sampled(net, Twice(), first=99, at_input=True).answers(x, 2)
     torch.testing.assert_close(found[1], net(2 * x))
+
+
+def test_the_image_that_is_sampled_stays_as_it_is() -> None:
+    x = images()
+    kept = x.clone()
+    with torch.no_grad():
+        Sampled(NETWORKS["small"], MVM(0.2), at_input=True)(x)
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -255,6 +263,15 @@ def test_gradients_over_draws_share_the_unsampled_pass() -> None:
     Vote(insert_units(net, MVM()), draws=5)(x)
     assert sum(lengths) == 2 + 10
     assert facts_of(Vote(insert_units(net, MVM()), draws=5)).passes == 6
+
+
+def test_mean_logits_are_means_over_all_draws() -> None:
+    model, x = insert_units(NETWORKS["small"], MVM(0.3, "layer")), images(4)
+    with seeded("mean"):
+        found = mean_logits(model, x, eot=6)
+    with seeded("mean"), torch.no_grad():
+        torch.testing.assert_close(found, model.answers(x, 6).mean(0))
+    assert not torch.allclose(found, model(x))
 
 
 def test_a_batch_is_cut_but_answers_keep_their_order() -> None:

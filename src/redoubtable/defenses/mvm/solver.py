@@ -125,8 +125,8 @@ def amplitudes(alpha: Tensor) -> Tensor:
 def _inner_steps(draws: float) -> int:
     """Newton steps that take a row's start to its root: the more draws, the better the start.
 
-    Measured to leave less than 1e-13 of z at any level. Towards one draw the slope of a row with
-    nearly everything vanishes.
+    Measured from 1.0001 draws on to leave 1e-14 of z at any level. Towards one draw the slope of a
+    row with nearly everything vanishes, hence the logarithm.
     """
     if draws < 16:
         return 5 + max(0, math.ceil(-math.log(draws - 1)))
