@@ -20,11 +20,12 @@ def demo(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train, guard and attack on real digits: the whole job in two and a half minutes.
+    """Train, guard and attack on real digits: the whole job in three minutes.
 
     Trains a small network twice on the embedded handwritten digits (as usual, and on subsampled
-    images), guards the second with random pixel subsampling, ten votes and entropy rejection, and
-    attacks both without and with knowledge of the defense. Run again, it resumes.
+    images), guards the second with random pixel subsampling, ten votes and entropy rejection, the
+    first with sampled feature maps whose labels must agree, and attacks all of them without and
+    with knowledge of the defense. Run again, it resumes.
 
     Examples:
         redoubt demo
