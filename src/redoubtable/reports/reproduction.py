@@ -138,7 +138,8 @@ def conditions(record: Record) -> str:
     devices = dict.fromkeys(e["environment"]["device"] for e in record["experiments"])
     return (
         f"Scale {scale['name']}: {training}, {scale['images']} attacked images, draws for the "
-        f"choice of the worst attack: {scale['draws']}, and as many for the report, seed {record['seed']}, search in {record['precision']}, "
+        f"choice of the worst attack: {scale['draws']}, and as many for the report, "
+        f"seed {record['seed']}, search in {record['precision']}, "
         f"{', '.join(devices)}. In brackets 95% intervals over the images. "
         '"static" is the attack of the paper, which does not know the vote or the rejection; '
         '"adaptive" the worst of all attacks, which know all. A rejected attacked image counts as '
