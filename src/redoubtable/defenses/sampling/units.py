@@ -186,8 +186,7 @@ def drawn(p: Tensor, count: int, draws: int) -> Tensor:
         return torch.zeros(draws, 0, width, dtype=torch.bool, device=p.device)
     rows = torch.where(p.sum(1, keepdim=True) > 0, p, 1.0)
     rows = (rows / rows.sum(1, keepdim=True)).expand(draws, n, width).reshape(-1, width)
-    few = count < width or p.device.type != "cpu"  # an accelerator would have to wait for a value
-    kept = _drawn_one_by_one(rows, count) if few else _drawn_mostly_at_once(rows, count)
+    kept = _drawn_one_by_one(rows, count) if count < width else _drawn_in_order(rows, count)
     return kept.view(draws, n, width)
 
 
@@ -196,26 +195,18 @@ def _drawn_one_by_one(p: Tensor, count: int) -> Tensor:
     return torch.zeros_like(p, dtype=torch.bool).scatter_(1, index, True)
 
 
-def _drawn_mostly_at_once(p: Tensor, count: int) -> Tensor:
-    """The same by counts for each value: independent Poisson numbers, and then the draws left.
+def _drawn_in_order(p: Tensor, count: int) -> Tensor:
+    """The same by one search for each value instead of one for each draw.
 
-    Given their sum, such numbers are distributed like so many draws. Their mean is low enough for
-    hardly any sum to be above `count`; a row where it is starts anew.
+    The gaps between uniform numbers in order are exponential numbers over their sum, so nothing is
+    sorted; a value is drawn where one of the numbers lies in its interval. Each row takes a fixed
+    count of random numbers, so an image's draws don't depend on what stands beside it.
     """
-    numbers = torch.poisson(p * (count - min(4 * count**0.5, count)))
-    left = count - numbers.sum(1)
-    over = left < 0
-    most = int(left.amax())
-    # One column more takes the draws that a row has not left.
-    kept = torch.cat([numbers > 0, torch.zeros_like(over)[:, None]], 1)
-    if most > 0:
-        index = torch.multinomial(p, most, replacement=True)
-        spare = torch.arange(most, device=p.device) >= left[:, None]
-        kept.scatter_(1, index.masked_fill(spare, p.shape[1]), True)
-    kept = kept[:, :-1]
-    if bool(over.any()):
-        kept[over] = _drawn_one_by_one(p[over], count)
-    return kept
+    ends = p.cumsum(1)
+    gaps = torch.empty(len(p), count + 1, dtype=p.dtype, device=p.device).exponential_().cumsum(1)
+    numbers = gaps[:, :-1] / gaps[:, -1:]
+    below = torch.searchsorted(numbers, ends / ends[:, -1:], right=True)
+    return torch.diff(below, dim=1, prepend=torch.zeros_like(below[:, :1])) > 0
 
 
 def _at_least_float32(maps: Tensor) -> torch.dtype:
