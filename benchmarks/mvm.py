@@ -122,8 +122,8 @@ def draws(net: nn.Module, x: Images, repeats: int) -> dict[str, Any]:
     mvm = MVM(share)
     p = mvm.probabilities(maps, places)
     runs = {
-        "SAP 100%": lambda: sap.factors(q, 1, maps.shape),
-        "MVM": lambda: mvm.factors(p, 1, maps.shape),
+        "SAP 100%": lambda: sap.factors(q, 1, maps.shape, places),
+        "MVM": lambda: mvm.factors(p, 1, maps.shape, places),
     }
     found = _against(rounds(runs, repeats), "SAP 100%")
     return {**found, "maps": list(maps.shape), "kept": kept.item(), "share of MVM": share}

@@ -127,15 +127,26 @@ def _shared_slope(
 ) -> Slope:
     """The means over draws of a model that does for all of them at once what they share."""
     pieces = []
-    most = max(1, (batch_size or eot * len(x)) // eot)
+    most, turns = _shared(len(x), eot, batch_size)
     for part in torch.split(torch.arange(len(x), device=x.device), most):
-        images = x[part].detach().requires_grad_()
-        with torch.enable_grad():
-            out = model.answers(images, eot)
-            value = objective(out.flatten(0, 1), part.repeat(eot)).view(eot, -1).mean(0)
-        slope = _slope_of(value, images)
-        pieces.append((slope, value.detach().to(x.dtype), out.detach().mean(0)))
+        found = []
+        for draws in turns:
+            images = x[part].detach().requires_grad_()
+            with torch.enable_grad():
+                out = model.answers(images, draws)
+                value = objective(out.flatten(0, 1), part.repeat(draws)).view(draws, -1).sum(0)
+            slope = _slope_of(value, images)
+            found.append((slope, value.detach().to(x.dtype), out.detach().sum(0)))
+        pieces.append([torch.stack(each).sum(0) / eot for each in zip(*found, strict=True)])
     return Slope(*(torch.cat(p) for p in zip(*pieces, strict=True)))
+
+
+def _shared(n: int, draws: int, batch_size: int | None) -> tuple[int, list[int]]:
+    """How many images go through a model at a time, and how many draws of each in every turn."""
+    most = batch_size or max(1, n * draws)
+    turn = min(draws, most)
+    turns = [turn] * (draws // turn) + [draws % turn] * (draws % turn > 0)
+    return max(1, most // turn), turns
 
 
 def _slope_of(value: Tensor, images: Images) -> Tensor:
@@ -162,9 +173,10 @@ def mean_logits(
             depends on its batch sees all images in one pass, whatever is said here.
     """
     if eot > 1 and isinstance(model, ManyDraws):
-        most = max(1, (batch_size or eot * len(x)) // eot)
+        most, turns = _shared(len(x), eot, batch_size)
         with torch.no_grad():
-            return torch.cat([model.answers(p, eot).mean(0) for p in torch.split(x, most)])
+            parts = [[model.answers(p, n).sum(0) for n in turns] for p in torch.split(x, most)]
+            return torch.cat([torch.stack(each).sum(0) for each in parts]) / eot
     parts = torch.split(x, images_per_pass(model, x, 1, batch_size))
     with torch.no_grad():
         looks = [torch.cat([model(p) for p in parts]) for _ in range(eot)]

@@ -31,7 +31,8 @@ def maps(n: int = 3, channels: int = 4, side: int = 5, seed: int = 0) -> torch.T
 
 def factors(unit: Unit, x: torch.Tensor, draws: int, seed: int = 0) -> torch.Tensor:
     with seeded("draw", seed):
-        return unit.factors(unit.probabilities(x, x.shape[2:].numel()), draws, x.shape)
+        places = x.shape[2:].numel()
+        return unit.factors(unit.probabilities(x, places), draws, x.shape, places)
 
 
 @every_unit
@@ -51,7 +52,7 @@ def test_the_variance_of_mvm_is_its_objective(law: str) -> None:
     unit = MVM(0.5, "layer", law)
     kept = factors(unit, x, 40_000) * x
     measured = (kept - x).square().sum((2, 3, 4)).mean(0)
-    c, p = 12, unit.probabilities(x, 25)[:, 1:]  # half of 25, to the even one
+    c, p = 12, unit.probabilities(x, 25)  # half of 25, to the even one
     expected = variance(x.square().sum(1).flatten(1), p, c)
     torch.testing.assert_close(measured, expected, rtol=0.03, atol=0)
 
@@ -68,7 +69,7 @@ def test_of_c_draws_mvm_keeps_c_places_at_most_and_as_many_as_expected(share: fl
     kept = (factors(unit, x, 4000) > 0).flatten(2).sum(2).double()
     c = unit.draws_on(25, 25)
     assert kept.max() <= min(c, 25)
-    pi = keep_probabilities(unit.probabilities(x, 25)[:, 1:], c)
+    pi = keep_probabilities(unit.probabilities(x, 25), c)
     torch.testing.assert_close(kept.mean(0), pi.sum(1).double(), rtol=0.02, atol=0)
 
 

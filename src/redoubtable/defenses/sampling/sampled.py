@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from redoubtable.defenses.sampling.placing import AtFeatureMaps
-from redoubtable.defenses.sampling.units import Unit, _check_choice
+from redoubtable.defenses.sampling.units import Unit, check_choice
 from redoubtable.gradients import images_per_pass
 from redoubtable.parts import Facts, Part, bare, facts_of
 from redoubtable.types import Images, Logits
@@ -68,7 +68,7 @@ class Sampled(Part):
             )
         if first < 0:
             raise ValueError(f"`first` must be 0 or more, got {first}")
-        _check_choice("derivative", derivative, ("fixed", "implicit", "identity"))
+        check_choice("derivative", derivative, ("fixed", "implicit", "identity"))
         self.network = network
         self.unit = unit
         self.first = first
@@ -160,7 +160,7 @@ class Sampled(Part):
             times = draws if len(own) == n else 1
             shape = torch.Size((len(own), *maps.shape[1:]))
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.derivative == "implicit"):
-                factors = self.unit.factors(own, times, shape).to(maps.dtype)
+                factors = self.unit.factors(own, times, shape, places).to(maps.dtype)
             sets = maps.view(-1, *shape)
             if len(sets) == times and not maps.requires_grad and maps is not x:
                 # A ReLU's maps are the pass's own, and memory of one's own is the dearest here.
