@@ -153,6 +153,16 @@ def test_a_command_lines_words_make_the_papers_detector() -> None:
     assert bare(model) is net
 
 
+@pytest.mark.parametrize(
+    "vote", ["vote:draws=20,count=labels", "vote:draws=10", "vote:draws=10,count=probabilities"]
+)
+def test_an_entropy_of_other_votes_than_there_are_is_refused(vote: str) -> None:
+    x = blobs(40)
+    words = ["mvm:share=0.3,counts=layer", vote, "reject:score=entropy:votes=10"]
+    with pytest.raises(ValueError, match="put `vote:draws=10,count=labels` before it"):
+        guarded(small_net(), words, (x, torch.zeros(40, dtype=torch.long)))
+
+
 def test_a_score_with_a_network_gets_the_one_without_any_defense(net: nn.Module) -> None:
     x = blobs(40)
     words = ["subsample:rate=0.5", "reject:score=dropout_variance:draws=5,rule=fpr,level=0.1"]

@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import nn
 
-from redoubtable.defenses import DEFENSES
-from redoubtable.detectors import SCORES, Rejecting, calibrate
+from redoubtable.defenses import DEFENSES, Vote
+from redoubtable.detectors import SCORES, Entropy, Rejecting, calibrate
 from redoubtable.parts import bare, facts_of
 from redoubtable.seeding import seeded
 from redoubtable.types import Labels, LazyImages
@@ -38,7 +38,20 @@ def reject(
     # A score that owns a network has the one that is left without any defense.
     own = (bare(model),) if bound.entry.facts.get("network") else ()
     suspicion = bound.entry.obj(*own, **bound.arguments)
+    _check_votes(model, suspicion, score)
     return calibrate(model, suspicion, x, y, rule=rule, level=level, single=single)
+
+
+def _check_votes(model: nn.Module, suspicion: nn.Module, text: str) -> None:
+    """Refuse a histogram's entropy where the model's answer is no histogram of as many votes."""
+    if isinstance(suspicion, Entropy) and suspicion.votes is not None:
+        fits = isinstance(model, Vote) and (model.count, model.draws) == ("labels", suspicion.votes)
+        if not fits:
+            n = suspicion.votes
+            raise ValueError(
+                f"{text!r} is of the labels of {n} votes; put `vote:draws={n},count=labels` before "
+                "it, or leave `votes` out"
+            )
 
 
 def guarded(
