@@ -19,6 +19,9 @@ class Known:
         x: (N, C, H, W) clean images.
         x_adv: (N, C, H, W) what was made of them.
         name: for tables and seeds.
+        access: what made them knew of the model that is asked: "transfer" for another model's
+            images; that model's own access for what is shown to it again, or to the same model with
+            another threshold.
 
     Attributes:
         digest: of all images, by which an evaluation knows again what it has judged before.
@@ -27,13 +30,11 @@ class Known:
         ValueError: `x_adv` has another shape.
     """
 
-    access = "transfer"
-
-    def __init__(self, x: Images, x_adv: Images, name: str) -> None:
+    def __init__(self, x: Images, x_adv: Images, name: str, access: str = "transfer") -> None:
         check_images(x, "x")
         if x_adv.shape != x.shape:
             raise ValueError(f"`x_adv` must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
-        self.name = name
+        self.name, self.access = name, access
         self._made = dict(zip(map(_digest, x), x_adv, strict=True))
         whole = hashlib.sha256(b"".join(self._made) + b"".join(map(_digest, x_adv)))
         self.digest = whole.hexdigest()

@@ -1,6 +1,5 @@
 """Where experiments are run: networks, accuracies, attacks and certificates, each made once."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from redoubtable.evaluation import Settings as EvaluationSettings
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.plan import LEAST_DRAWS
 from redoubtable.files import digest_model, digest_package, make_folder, write_npz
-from redoubtable.models import MODELS, create
+from redoubtable.models import MODELS, open_model
 from redoubtable.papers.frame import Scale
 from redoubtable.seeding import seeded
 from redoubtable.statistics import Proportion, wilson
@@ -68,15 +67,12 @@ class Lab(Generic[S]):
         name = f"{architecture} {recipe}"
         if name not in self._networks:
             data = self.images("train")
-            sized = "size" in inspect.signature(MODELS[architecture].obj).parameters
-            own = {"size": tuple(data.shape[1:])} if sized else {}
             with seeded("init", self.seed):
-                network = create(
-                    architecture,
+                network = open_model(
+                    MODELS.text(architecture, self.scale.arguments),
                     classes=data.classes,
                     channels=data.shape[0],
-                    **own,
-                    **self.scale.arguments,
+                    size=data.shape[1:],
                 )
             settings = replace(self.scale.training_on(self.data), seed=self.seed)
             done = train(

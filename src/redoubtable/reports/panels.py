@@ -20,7 +20,7 @@ from redoubtable.reports.plots import COLOURS, FAINT, GROUND, INK, as_uri, pictu
 _COLUMNS = 5
 _LINES = {
     "clean": (INK, ":", "clean"),
-    "static": (COLOURS[1], "--", "attacked as in the paper"),
+    "static": (COLOURS[1], "--", "attacked knowing less"),
     "adaptive": (COLOURS[0], "-", "attacked knowing all"),
     "certified": (COLOURS[2], "-.", "proved"),
     "none": (COLOURS[3], "-", "measured"),

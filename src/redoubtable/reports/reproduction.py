@@ -18,7 +18,7 @@ from redoubtable.reports.markdown import code, table, text
 from redoubtable.reports.record import Record, interval, with_interval
 
 _VIEWS = ("clean", "static", "adaptive", "certified", "none")
-_KNEW = {"static": "attacked as in the paper", "adaptive": "attacked knowing all"}
+_KNEW = {"static": "attacked knowing less", "adaptive": "attacked knowing all"}
 
 
 def show_reproduction(record: Record, console: Console | None = None) -> None:

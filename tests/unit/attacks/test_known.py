@@ -47,6 +47,12 @@ def test_evaluate_judges_them_and_asks_for_an_attack_that_sees_the_model() -> No
         evaluate(NET, X, Y, Linf(0.1001), [known], check=False, curve=())
 
 
+def test_what_was_made_of_the_model_itself_is_an_attack_that_sees_it() -> None:
+    own = Known(X, MADE, "made of it", "gradient")
+    done = evaluate(NET, X, Y, Linf(0.1001), [own], check=False, curve=())
+    assert done.under["made of it"] == (NET(MADE).argmax(1) == Y).double().mean().item()
+
+
 def test_evaluate_refuses_known_images_that_are_too_far() -> None:
     with pytest.raises(ValueError, match="illegal"):
         evaluate(NET, X, Y, Linf(0.05), [Known(X, MADE, "far"), "fgsm"], check=False, curve=())

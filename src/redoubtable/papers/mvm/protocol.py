@@ -182,8 +182,14 @@ def adversarial(lab: Lab[Sampling], attack: str) -> Images:
 
 def correct(lab: Lab[Sampling]) -> torch.Tensor:
     """Return (M,) which of the lab's images the network without units classifies correctly."""
-    x, y = lab.attacked
-    return (_labels(lab.network("natural"), x) == y).nonzero().flatten()
+    (x, y), network = lab.attacked, lab.network("natural")
+
+    def make() -> dict[str, NDArray[Any]]:
+        return {"right": (_labels(network, x) == y).numpy()}
+
+    key = {"model": digest_model(network), "x": digest_tensors(x, y)}
+    right = lab.kept("classified correctly", key, make)["right"]
+    return torch.from_numpy(right).nonzero().flatten()
 
 
 def _shown(lab: Lab[Sampling], parts: Any, what: str) -> Any:
@@ -201,7 +207,7 @@ def _draws_for_draws(maps: torch.Tensor, share: float) -> Proportion:
     """The mean, over images, of MVM's draws over SAP's that keep the same share of what is not 0.
 
     SAP's draws are `share` of the values of a map; MVM's are the first of a fine ladder of numbers
-    that keeps as many values.
+    that keeps as many values. A ratio above 1, where MVM needs more draws than SAP, counts as 1.
     """
     values = maps.flatten(2)  # (N, C, places)
     there = (values > 0).double()
