@@ -175,8 +175,8 @@ def mean_logits(
     if eot > 1 and isinstance(model, ManyDraws):
         most, turns = _shared(len(x), eot, batch_size)
         with torch.no_grad():
-            parts = [[model.answers(p, n).sum(0) for n in turns] for p in torch.split(x, most)]
-            return torch.cat([torch.stack(each).sum(0) for each in parts]) / eot
+            sums = [[model.answers(p, n).sum(0) for n in turns] for p in torch.split(x, most)]
+            return torch.cat([torch.stack(each).sum(0) for each in sums]) / eot
     parts = torch.split(x, images_per_pass(model, x, 1, batch_size))
     with torch.no_grad():
         looks = [torch.cat([model(p) for p in parts]) for _ in range(eot)]
