@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from redoubtable.defenses import MVM, SAP, Dropout
+from redoubtable.defenses import MVM, SAP, Dropout, mvm_probabilities
 from redoubtable.defenses.mvm import keep_probabilities, variance
 from redoubtable.defenses.sampling.units import Unit, drawn
 from redoubtable.seeding import seeded
@@ -71,6 +71,16 @@ def test_of_c_draws_mvm_keeps_c_places_at_most_and_as_many_as_expected(share: fl
     assert kept.max() <= min(c, 25)
     pi = keep_probabilities(unit.probabilities(x, 25), c)
     torch.testing.assert_close(kept.mean(0), pi.sum(1).double(), rtol=0.02, atol=0)
+
+
+def test_draws_are_as_many_as_the_image_asks_for_on_a_smaller_map() -> None:
+    x, unit = maps(), MVM(0.5)  # of an image with 100 places: 50 draws from 25
+    p = unit.probabilities(x, 100)
+    with seeded("draw"):
+        kept = (unit.factors(p, 4000, x.shape, 100) > 0).flatten(2).sum(2).double()
+    torch.testing.assert_close(p, mvm_probabilities(x.square().sum(1).flatten(1), 50))
+    expected = keep_probabilities(p, 50).sum(1).double()
+    torch.testing.assert_close(kept.mean(0), expected, rtol=0.02, atol=0)
 
 
 def test_bernoulli_keeps_each_place_by_itself_with_the_same_probability() -> None:
