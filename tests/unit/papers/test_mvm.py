@@ -12,7 +12,7 @@ from redoubtable.papers import PAPERS, reproduce
 from redoubtable.papers.lab import Lab
 from redoubtable.papers.mvm.adaptive import guard, targets
 from redoubtable.papers.mvm.beyond import SameDraws, suppress
-from redoubtable.papers.mvm.protocol import _draws_for_draws, adversarial, detectors
+from redoubtable.papers.mvm.protocol import _draws_for_draws, adversarial, correct, detectors
 from redoubtable.papers.mvm.scale import EPS, SCALES, SETTINGS, attacks_of, sampled
 from redoubtable.reports import write_reproduction
 from redoubtable.seeding import seeded
@@ -207,6 +207,21 @@ def test_a_guards_threshold_keeps_its_false_positives(lab: Lab[Any]) -> None:
     assert model.threshold.rejected <= 0.05
     assert model.threshold.n == SCALES["smoke"].held_out
     assert model.model.draws == model.score.votes == SCALES["smoke"].passes
+
+
+def test_only_images_that_the_plain_network_gets_right_are_scored_and_attacked(
+    lab: Lab[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = lab.attacked
+    wrong = torch.arange(len(y)) % 4 == 1
+    told = {lab.scale.images: (x, torch.where(wrong, (y + 1) % 10, y))}
+    monkeypatch.setattr(Lab, "tensors", lambda self, split, limit: told[limit])
+    with torch.no_grad():
+        right = lab.network("natural")(x).argmax(1) == told[len(y)][1]
+    assert 0 < right.sum() < len(y)
+    assert torch.equal(correct(lab), right.nonzero().flatten())
+    assert torch.equal(targets(lab)[0], x[right][: lab.scale.adaptive_images])
+    assert len(detectors(lab)[-1].scores(lab, "clean")) == right.sum()
 
 
 def test_known_draws_are_the_same_whatever_stands_beside_an_image(lab: Lab[Any]) -> None:
