@@ -22,9 +22,9 @@ from redoubtable.evaluation import environment
 from redoubtable.files import write_json
 from redoubtable.registry import settable
 from redoubtable.seeding import seeded
-from redoubtable.threat import L0, L1, L2, Linf
+from redoubtable.threat import L0, L1, L2, L0Values, Linf
 
-THREATS = {Linf: Linf(8 / 255), L2: L2(0.5), L1: L1(12.0), L0: L0(5)}
+THREATS = {Linf: Linf(8 / 255), L2: L2(0.5), L1: L1(12.0), L0: L0(5), L0Values: L0Values(15)}
 SHORT = {"steps": 2, "queries": 60, "restarts": 1, "search_steps": 2, "draws": 20, "population": 40}
 """Budgets that reach each attack's largest pass; what is held does not grow with steps."""
 CASES = ((8, 4), (8, 32), (32, 4), (32, 32))

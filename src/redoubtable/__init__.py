@@ -38,6 +38,7 @@ from redoubtable.seeding import seeded as seeded
 from redoubtable.threat import L0 as L0
 from redoubtable.threat import L1 as L1
 from redoubtable.threat import L2 as L2
+from redoubtable.threat import L0Values as L0Values
 from redoubtable.threat import Linf as Linf
 from redoubtable.threat import ThreatModel as ThreatModel
 from redoubtable.threat import parse_threat as parse_threat

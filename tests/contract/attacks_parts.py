@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from redoubtable.attacks import ATTACKS
 from redoubtable.registry import Entry, settable
 from redoubtable.seeding import seeded
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 
 ENTRIES = list(ATTACKS)
-EPS = {Linf: 0.1, L2: 0.8, L1: 4.0, L0: 5.0}
+EPS = {Linf: 0.1, L2: 0.8, L1: 4.0, L0: 5.0, L0Values: 9.0}
 CASES = [
     pytest.param(entry, kind(EPS[kind]), id=f"{entry.name}-{kind.name}")
     for entry in ENTRIES

@@ -14,7 +14,7 @@ from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.gradients import fast_copy
 from redoubtable.registry import Entry, settable
 from redoubtable.seeding import seeded
-from redoubtable.threat import L0, THREATS, ThreatModel
+from redoubtable.threat import THREATS, ThreatModel
 from tests.contract.attacks_parts import NEEDS, REDUCED, every_attack, every_case, run, takes
 from tests.networks import RandomScale, blobs, small_net
 
@@ -28,6 +28,7 @@ def sizes(threat: ThreatModel, x: Tensor, x_adv: Tensor) -> np.ndarray:
         "L2": np.sqrt((flat**2).sum(1)),
         "L1": np.abs(flat).sum(1),
         "L0": (np.abs(delta).max(1) > 0).reshape(len(delta), -1).sum(1),
+        "L0values": (flat != 0).sum(1),
     }[threat.name]
 
 
@@ -154,7 +155,7 @@ def test_one_radius_per_image(
     eps = (torch.tensor([0.0, 1.0, 0.4, 2.0, 0.0, 0.2, 1.6, 1.0]) * float(threat.eps)).round(
         decimals=2
     )
-    eps = eps.ceil() if isinstance(threat, L0) else eps
+    eps = eps.ceil() if threat.whole else eps
     ball = type(threat)(eps)
     # An attack that changes one pixel after another may stop before it has used many.
     on = {"stop": False} if entry.obj.__kwdefaults__.get("stop") is True else {}

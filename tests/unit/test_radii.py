@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redoubtable.threat import L0, L1, L2, THREATS, Linf, ThreatModel, parse_threat
+from redoubtable.threat import L0, L1, L2, THREATS, L0Values, Linf, ThreatModel, parse_threat
 from tests.unit.threat_parts import every_kind, images
 
 # -- radii ---------------------------------------------------------------------------------------
@@ -66,9 +66,10 @@ def test_other_radii_that_make_no_sense() -> None:
 
 
 @pytest.mark.parametrize("eps", [0.5, 2.0001, torch.tensor([1.0, 1.5])])
-def test_half_pixels_are_refused(eps: Any) -> None:
+@pytest.mark.parametrize("kind", [L0, L0Values])
+def test_half_pixels_are_refused(kind: type[ThreatModel], eps: Any) -> None:
     with pytest.raises(ValueError, match="whole"):
-        L0(eps)
+        kind(eps)
 
 
 @every_kind
@@ -174,5 +175,10 @@ def test_text_is_short() -> None:
     assert str(L2(torch.ones(2))) == "L2:per-image"
 
 
-def test_the_four_norms_are_known_by_name() -> None:
-    assert {"Linf": Linf, "L2": L2, "L1": L1, "L0": L0} == THREATS
+def test_the_norms_are_known_by_name() -> None:
+    known = {"Linf": Linf, "L2": L2, "L1": L1, "L0": L0, "L0values": L0Values}
+    assert known == THREATS
+    assert isinstance(parse_threat("l0VALUES:92"), L0Values)
+    assert str(parse_threat("L0values:92")) == "L0values:92"
+    with pytest.raises(ValueError, match="Linf, L2, L1, L0, L0values:eps"):
+        parse_threat("L3:1")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from tests.unit.threat_parts import (
     KINDS,
     SHAPE,
@@ -42,6 +42,20 @@ def test_a_pixel_counts_once_however_many_channels_change() -> None:
     delta[0, :, 1, 0] = torch.tensor([1e-6, -1.0, 0.0])
     delta[0, 2, 0, 1] = -1e-7
     assert L0(1).norm(delta).item() == 2
+
+
+def test_values_count_one_by_one_and_move_one_by_one() -> None:
+    x = images(0)
+    delta = torch.zeros_like(x)
+    delta[:, :, 1, 0] = 0.5
+    assert L0Values(1).norm(delta).tolist() == [2.0] * 4  # two channels
+    gradient = torch.arange(1.0, 1 + x[0].numel()).view(1, *SHAPE).expand(4, *SHAPE)
+    step = L0Values(1).ascent(gradient, x, x, 1.0)
+    best = (gradient * (1 - x)).flatten(1).argmax(1)
+    assert (step != 0).flatten(1).sum(1).tolist() == [1] * 4
+    assert torch.equal(step.flatten(1).abs().argmax(1), best)
+    pixel = L0(1).ascent(gradient, x, x, 1.0)
+    assert (pixel != 0).flatten(1).sum(1).tolist() == [2] * 4
 
 
 @every_kind
@@ -213,8 +227,8 @@ def test_a_change_above_eps_is_illegal(kind: type[ThreatModel]) -> None:
     delta = torch.zeros_like(x)
     delta[1, 0, 0, 0] = 0.1
     delta[2, 0, 0, :3] = 0.1
-    eps = {Linf: 0.0999, L2: 0.0999, L1: 0.2, L0: 2.0}[kind]
-    expected = {Linf: [1, 0, 0], L2: [1, 0, 0], L1: [1, 1, 0], L0: [1, 1, 0]}[kind]
+    eps = {Linf: 0.0999, L2: 0.0999, L1: 0.2, L0: 2.0, L0Values: 2.0}[kind]
+    expected = [1, 0, 0] if kind in (Linf, L2) else [1, 1, 0]
     assert kind(eps).contains(x + delta, x).tolist() == [bool(e) for e in expected]
 
 
@@ -222,9 +236,9 @@ def test_a_change_above_eps_is_illegal(kind: type[ThreatModel]) -> None:
 def test_rounding_is_forgiven_and_no_more(kind: type[ThreatModel]) -> None:
     x = torch.full((2, *SHAPE), 0.5, dtype=torch.float64)
     delta = torch.zeros_like(x)
-    if kind is L0:
+    if kind.whole:
         delta[:, 0, 0, 0] = 1e-9
-        assert not L0(0).contains(x + delta, x).any()
+        assert not kind(0).contains(x + delta, x).any()
         return
     delta[0, 0, 0, 0] = 0.1 * (1 + 5e-6)
     delta[1, 0, 0, 0] = 0.1 * (1 + 5e-4)

@@ -6,10 +6,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from tests.networks import blobs
 
-KINDS = [Linf, L2, L1, L0]
+KINDS = [Linf, L2, L1, L0, L0Values]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 SHAPE = (2, 3, 4)
 
@@ -24,6 +24,8 @@ def size_of(kind: type[ThreatModel], delta: Tensor) -> np.ndarray:
         return np.sqrt((flat**2).sum(1))
     if kind is L1:
         return np.abs(flat).sum(1)
+    if kind is L0Values:
+        return (flat != 0).sum(1)
     return np.abs(d).max(1).reshape(len(d), -1).astype(bool).sum(1)
 
 
@@ -40,7 +42,7 @@ def anything(seed: int, n: int = 4, shape: tuple[int, ...] = SHAPE, scale: float
 def radius(kind: type[ThreatModel], share: float) -> float:
     """A radius that is this share of the largest distance, whole for pixels."""
     eps = share * kind(0.0).diameter(images(0))
-    return float(round(eps)) if kind is L0 else eps
+    return float(round(eps)) if kind.whole else eps
 
 
 seeds = st.integers(0, 10_000)

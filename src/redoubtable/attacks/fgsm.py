@@ -8,11 +8,11 @@ from redoubtable.attacks.registry import ATTACKS
 from redoubtable.gradients import input_gradient
 from redoubtable.losses import Objective, aim, check_losses, cross_entropy
 from redoubtable.parts import facts_of
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
 
 
-@ATTACKS.register("fgsm", threats=(Linf, L2, L1, L0), access="gradient")
+@ATTACKS.register("fgsm", threats=(Linf, L2, L1, L0, L0Values), access="gradient")
 def fgsm(
     model: nn.Module,
     x: Images,

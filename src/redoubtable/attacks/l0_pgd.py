@@ -9,11 +9,11 @@ from redoubtable.attacks.search import Search
 from redoubtable.attacks.walk import walk
 from redoubtable.losses import aim, check_losses, cross_entropy, margin
 from redoubtable.parts import facts_of
-from redoubtable.threat import L0, ThreatModel
+from redoubtable.threat import L0, L0Values, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
 
-@ATTACKS.register("l0_pgd", threats=(L0,), access="gradient")
+@ATTACKS.register("l0_pgd", threats=(L0, L0Values), access="gradient")
 def l0_pgd(
     model: nn.Module,
     x: Images,
@@ -39,7 +39,7 @@ def l0_pgd(
         model: classifier.
         x: (N, C, H, W) in [0, 1].
         y: (N,) true labels.
-        threat: L0.
+        threat: L0, of pixels or of values.
         targets: (N,) classes to be taken for; None to leave the true class.
         steps: number of steps; the paper states none. Fewer than `eps` leave pixels unused.
         loss: what is raised.
@@ -52,7 +52,7 @@ def l0_pgd(
         (N, C, H, W) legal images: of each example the iterate of largest `success`.
     """
     check_threat("l0_pgd", threat)
-    ball = cast(L0, threat)
+    ball = cast(L0 | L0Values, threat)
     x = x.detach()
     check_losses(facts_of(model).abstains, loss=loss)
     search = Search(model, x, y, targets, success, stop, batch_size)

@@ -8,11 +8,11 @@ from redoubtable.attacks.search import Search
 from redoubtable.attacks.walk import walk
 from redoubtable.losses import aim, margin
 from redoubtable.parts import facts_of
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
 
-@ATTACKS.register("multi_targeted", threats=(Linf, L2, L1, L0), access="gradient")
+@ATTACKS.register("multi_targeted", threats=(Linf, L2, L1, L0, L0Values), access="gradient")
 def multi_targeted(
     model: nn.Module,
     x: Images,

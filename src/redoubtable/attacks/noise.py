@@ -5,11 +5,11 @@ from torch import nn
 from redoubtable.attacks.registry import ATTACKS
 from redoubtable.attacks.search import Search
 from redoubtable.losses import margin
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
 
-@ATTACKS.register("noise", threats=(Linf, L2, L1, L0), access="score")
+@ATTACKS.register("noise", threats=(Linf, L2, L1, L0, L0Values), access="score")
 def noise(
     model: nn.Module,
     x: Images,

@@ -5,11 +5,11 @@ from torch import nn
 from redoubtable.attacks.registry import ATTACKS
 from redoubtable.attacks.search import Search
 from redoubtable.losses import cross_entropy, margin
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
 
-@ATTACKS.register("pgd", threats=(Linf, L2, L1, L0), access="gradient")
+@ATTACKS.register("pgd", threats=(Linf, L2, L1, L0, L0Values), access="gradient")
 def pgd(
     model: nn.Module,
     x: Images,

@@ -10,7 +10,7 @@ from redoubtable.attacks.search import Search
 from redoubtable.attacks.walk import walk
 from redoubtable.losses import aim, check_losses, cross_entropy, margin
 from redoubtable.parts import facts_of
-from redoubtable.threat import L0, ThreatModel
+from redoubtable.threat import L0, L0Values, ThreatModel
 from redoubtable.threat.base import column
 from redoubtable.types import Images, Labels, Loss
 
@@ -18,7 +18,7 @@ _PER_VALUE = 0.15
 """The step for each value of an image: 120,000 / 255 for the 3,072 of CIFAR-10."""
 
 
-@ATTACKS.register("pgd0", threats=(L0,), access="gradient")
+@ATTACKS.register("pgd0", threats=(L0, L0Values), access="gradient")
 def pgd0(
     model: nn.Module,
     x: Images,
@@ -46,7 +46,7 @@ def pgd0(
         model: classifier.
         x: (N, C, H, W) in [0, 1].
         y: (N,) true labels.
-        threat: L0.
+        threat: L0, of pixels or of values.
         targets: (N,) classes to be taken for; None to leave the true class.
         steps: steps per restart, at least 1.
         step_size: L1 length of a step before it is projected; None for 0.15 per value of an image,
@@ -66,7 +66,7 @@ def pgd0(
     if step_size is not None and not step_size > 0:
         raise ValueError(f"`step_size` must be positive, got {step_size}")
     check_threat("pgd0", threat)
-    ball = cast(L0, threat)
+    ball = cast(L0 | L0Values, threat)
     x = x.detach()
     check_losses(facts_of(model).abstains, loss=loss)
     search = Search(model, x, y, targets, success, stop, batch_size)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from redoubtable.attacks.registry import ATTACKS
 from redoubtable.attacks.search import Search
 from redoubtable.losses import cross_entropy, margin
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Logits, Loss
 
 
-@ATTACKS.register("transfer", threats=(Linf, L2, L1, L0), access="transfer")
+@ATTACKS.register("transfer", threats=(Linf, L2, L1, L0, L0Values), access="transfer")
 def transfer(
     model: nn.Module,
     x: Images,

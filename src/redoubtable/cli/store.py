@@ -35,7 +35,7 @@ from redoubtable.training import store as run_store
 @one_line_errors
 def store(
     model: Annotated[Path, typer.Argument(help="Folder of the model to attack.")],
-    threat: Annotated[str, typer.Option(help="Linf:8/255, L2:0.5, L1:12 or L0:30 (pixels).")],
+    threat: Annotated[str, typer.Option(help="Linf:8/255, L2:0.5, L1:12, L0:30, L0values:90.")],
     out: Annotated[Path, typer.Option(help="Folder for the images and their card; resumes.")],
     attack: Annotated[str, typer.Option(help="fgsm, pgd:steps=10; see redoubt list.")] = (
         "pgd:steps=10"

@@ -28,7 +28,7 @@ Model = Annotated[
     str,
     typer.Argument(help="A trained model's folder, resnet20, or package.module:factory."),
 ]
-Threat = Annotated[str, typer.Option(help="Linf:8/255, L2:0.5, L1:12 or L0:30 (pixels).")]
+Threat = Annotated[str, typer.Option(help="Linf:8/255, L2:0.5, L1:12, L0:30, L0values:90.")]
 Weights = Annotated[
     Path | None, typer.Option(help="Weights of a network that is no folder: .safetensors, .pt.")
 ]

@@ -57,6 +57,6 @@ def radii(threat: ThreatModel, factors: Sequence[float]) -> list[ThreatModel]:
     """Return the threats of a curve, ascending; counts of pixels are rounded."""
     if isinstance(threat.eps, torch.Tensor):
         return []
-    whole = threat.name == "L0"
+    whole = threat.whole
     radii = sorted({round(threat.eps * f) if whole else threat.eps * f for f in factors})
     return [replace(threat, eps=float(r)) for r in radii if r > 0]

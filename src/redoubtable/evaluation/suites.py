@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from redoubtable.losses import BETAS
 from redoubtable.parts import Facts
-from redoubtable.threat import L0, L1, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L1, L2, L0Values, Linf, ThreatModel
 
-_ANY: tuple[type[ThreatModel], ...] = (Linf, L2, L1, L0)
+_ANY: tuple[type[ThreatModel], ...] = (Linf, L2, L1, L0, L0Values)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _dropping(step: str, step_l2: str) -> tuple[Line, ...]:
     return (
         *(Line(pgd.format(kind, step), (Linf,)) for kind in kinds),
         *(Line(pgd.format(kind, step_l2), (L2,)) for kind in kinds),
-        *(Line(f"l0_pgd:eot=10,{kind},steps=60", (L0,)) for kind in kinds),
+        *(Line(f"l0_pgd:eot=10,{kind},steps=60", (L0, L0Values)) for kind in kinds),
     )
 
 
@@ -123,7 +123,7 @@ SUITES: Mapping[str, Suite] = {
             Line("apgd:eot=20,loss=cross_entropy", (Linf, L2, L1)),
             Line("apgd:eot=20,loss=dlr", (Linf, L2, L1)),
             Line("square:eot=20,queries=1000", (Linf, L2)),
-            Line("pgd:eot=20,loss=margin", (L0,)),
+            Line("pgd:eot=20,loss=margin", (L0, L0Values)),
         ),
         False,
         "AutoAttack for random models (the same, rand version), and Square on averaged answers.",
@@ -146,9 +146,9 @@ SUITES: Mapping[str, Suite] = {
             Line("pgd:steps=40,targets=runner_up", (Linf, L2), passes=30),
             Line("pgd:steps=40", (Linf, L2), passes=30),
             *(Line(f"pgd:{h},steps=40", (Linf, L2), _abstains, 30) for h in _HINGES),
-            Line("l0_pgd:steps=60", (L0,), passes=30),
-            Line("l0_pgd:steps=60,targets=runner_up", (L0,), passes=30),
-            *(Line(f"l0_pgd:{h},steps=60", (L0,), _abstains, 30) for h in _HINGES),
+            Line("l0_pgd:steps=60", (L0, L0Values), passes=30),
+            Line("l0_pgd:steps=60,targets=runner_up", (L0, L0Values), passes=30),
+            *(Line(f"l0_pgd:{h},steps=60", (L0, L0Values), _abstains, 30) for h in _HINGES),
             Line("square:queries=200", (Linf, L2)),
             Line("sparse_rs:queries=200", (L0,)),
         ),
@@ -161,8 +161,8 @@ SUITES: Mapping[str, Suite] = {
             Line(
                 "pgd:loss=evasion_confidence,steps=40,targets=runner_up", (Linf, L2), _abstains, 30
             ),
-            Line("l0_pgd:loss=margin,steps=60", (L0,), _answers, 30),
-            Line("l0_pgd:loss=evasion_confidence,steps=60", (L0,), _abstains, 30),
+            Line("l0_pgd:loss=margin,steps=60", (L0, L0Values), _answers, 30),
+            Line("l0_pgd:loss=evasion_confidence,steps=60", (L0, L0Values), _abstains, 30),
         ),
         False,
         "Of dropping-pixels-adaptive what alone left the least (docs/attacks.md).",

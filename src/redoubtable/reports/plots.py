@@ -23,6 +23,7 @@ from redoubtable.reports.record import Record, area, has_static
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of models, in their order in the record; told apart by the colour-blind."""
 GROUND, INK, FAINT = "#FFFFFF", "#22272E", "#D5D9DE"
+_COUNTED = {"L0": "pixels that may change", "L0values": "values that may change"}
 _SIZE = (5.6, 3.9)
 """Inches; small, so that the text can still be read when a phone shrinks the picture."""
 _STYLE: dict[Any, Any] = {
@@ -64,14 +65,14 @@ def curve(group: Sequence[Record]) -> str | None:
             if record.get("curve"):
                 _curve_of(axes, record, index)
         norm, _, eps = group[0]["threat"].partition(":")
-        unit = "pixels that may change" if norm == "L0" else f"eps, {norm} (values in [0, 1])"
+        unit = _COUNTED.get(norm, f"eps, {norm} (values in [0, 1])")
         axes.set_xlabel(unit)
         axes.set_ylabel("accuracy")
         radius = _radius(eps)
         if radius is not None:
             axes.axvline(radius, color=INK, linewidth=1, linestyle=":", zorder=1)
         axes.set_xlim(left=0)
-        if norm == "L0":
+        if norm in _COUNTED:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(figure, axes)
         return svg(figure)

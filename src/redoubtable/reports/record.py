@@ -35,6 +35,7 @@ _NORMS = {
     "L2": "the Euclidean length of the change is at most {}",
     "L1": "the absolute changes add up to at most {}",
     "L0": "at most {} pixels change, by any amount",
+    "L0values": "at most {} values change, each channel of a pixel by itself, by any amount",
 }
 
 

@@ -40,6 +40,8 @@ class ThreatModel(ABC):
     peaked: ClassVar[bool] = False
     """Whether the size is that of the largest value alone: its slope leaves all others as they are,
     so that it is lowered through a limit for every value."""
+    whole: ClassVar[bool] = False
+    """Whether the size is a count."""
     sparse: ClassVar[bool] = False
     """Whether the steepest direction changes few values, so that an attack must say how many."""
 

@@ -21,13 +21,14 @@ class L0(ThreatModel):
 
     name = "L0"
     least = 1 / 8
+    whole = True
 
     def __post_init__(self) -> None:
         """Refuse half a pixel."""
         super().__post_init__()
         values = self.eps if isinstance(self.eps, Tensor) else torch.tensor(self.eps)
         if bool((values != values.floor()).any()):
-            raise ValueError(f"`eps` of L0 counts pixels and must be whole, got {self.eps}")
+            raise ValueError(f"`eps` of L0 is a count and must be whole, got {self.eps}")
 
     def norm(self, delta: Tensor) -> Tensor:  # noqa: D102 - the base class says it
         return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,14 @@ def test_the_papers_attacks_are_two_losses_away_and_towards_each_target() -> Non
     assert all("eot=10" in t and "step_size=2/255" in t and "steps=40" in t for t in texts)
     assert "targets=runner_up" in texts[0]  # the strongest leaves the others little to do
     assert all("eot=1," in t for t in paper_attacks(lab, "L0", masks=1))
+
+
+def test_the_l0_budget_counts_pixels_or_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = SimpleNamespace(shape=(3, 32, 32))
+    monkeypatch.setattr(Lab, "images", lambda self, split, limit: told)
+    for unit, text in (("pixel", "L0:30"), ("element", "L0values:92")):  # A4
+        lab = Lab(scaled(SCALES, f"cpu:l0_unit={unit}"), "cifar10-jpeg", None, Path("unused"))
+        assert str(threat_of(lab, "L0")) == text
 
 
 def test_three_hundredths_of_the_pixels_are_rounded_down() -> None:

@@ -167,7 +167,7 @@ def monotone_in_eps(case: Case) -> Finding:
         says = "no attack here follows gradients in steps"
         return Finding(check, "not run", says, "adaptive", {})
     # Half a count of pixels is a count of pixels.
-    whole = case.threat.name == "L0"
+    whole = case.threat.whole
     half = eps / 2 if isinstance(eps, torch.Tensor) else eps // 2 if whole else eps / 2
     if not (half.min() if isinstance(half, torch.Tensor) else half) > 0:
         return Finding(check, "not run", "half of the radius is none", "adaptive", {})

@@ -16,7 +16,7 @@ from redoubtable.defenses import Subsample
 from redoubtable.masks import Granularity
 from redoubtable.papers.frame import Scale, family
 from redoubtable.papers.lab import Lab
-from redoubtable.threat import L0, L2, Linf, ThreatModel
+from redoubtable.threat import L0, L2, L0Values, Linf, ThreatModel
 from redoubtable.training import Settings as Training
 
 NATURAL, UNIFORM = "natural", "subsampled:rate=uniform"
@@ -63,6 +63,7 @@ class Dropping(Scale):
         steps: of the attacks, of the paper's number; 1 for all.
         eps_scale: what the paper's radii and steps are of: images in [-1, 1], "centred", so that
             they are halved here, or in [0, 1], "unit".
+        l0_unit: what the L0 budget of 3% is of: pixels with all their channels, or single values.
         targets: what its targeted attacks aim at, beside those that only leave the label.
         adaptive: attacks that know all of the guard; by default the strongest that we know.
         certify_rates: drop rates that are certified.
@@ -75,6 +76,7 @@ class Dropping(Scale):
     train_rates: Sequence[float] = ()
     steps: float = 1.0
     eps_scale: Literal["centred", "unit"] = "centred"
+    l0_unit: Literal["pixel", "element"] = "pixel"
     targets: tuple[str, ...] = ("random", "runner_up")
     adaptive: tuple[str, ...] = ("dropping-pixels-adaptive", "pgd:steps=200,restarts=10")
     certify_rates: Sequence[float] = ()
@@ -141,7 +143,9 @@ def masked(network: nn.Module, rate: float, granularity: Granularity = "element"
 def threat_of(lab: Lab[Dropping], norm: str) -> ThreatModel:
     """Return the paper's threat on a data set."""
     if norm == "L0":
-        height, width = lab.images("test", 1).shape[1:]
+        channels, height, width = lab.images("test", 1).shape
+        if lab.scale.l0_unit == "element":
+            return L0Values(int(SHARE * channels * height * width))
         return L0(int(SHARE * height * width))
     eps = float(budget_of(lab, norm).eps)
     return Linf(eps) if norm == "Linf" else L2(eps)
