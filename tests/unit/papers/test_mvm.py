@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from redoubtable.defenses import MVM, Sampled, mvm_probabilities
+from redoubtable.files import read_json
 from redoubtable.papers import PAPERS, reproduce
 from redoubtable.papers.lab import Lab
 from redoubtable.papers.mvm.adaptive import guard, targets
@@ -91,6 +92,25 @@ def test_attacks_that_know_the_detector_leave_little(experiments: dict[str, Any]
         assert value(found, at, "clean") >= 0.5
         static = {r["series"]: r["found"]["value"] for r in experiments["table-3"]["rows"]}
         assert value(found, name, "adaptive", "AUC") < static[f"BIM-A, {name}"]
+
+
+def test_each_guard_is_shown_all_that_was_made_and_attacked_itself(
+    folder: Path, experiments: dict[str, Any]
+) -> None:
+    shown = {}
+    for rate in ("0.05", "0.01"):
+        record = read_json(
+            folder / "digits" / "evaluations" / f"MVM-c-=-0.5N-at-{rate}-Linf-0.3" / "record.json",
+            "record",
+        )
+        shown[rate] = {r["attack"] for r in record["rows"] if r["view"] == "adaptive"}
+    own = {name for name in shown["0.05"] if name.startswith("pgd:")}
+    made = shown["0.05"] - own
+    assert len(own) == 1
+    assert sum("the network without units" in name for name in made) == 2
+    assert sum("one draw, pgd" in name for name in made) == 2
+    assert sum("one draw, through p" in name for name in made) == 1
+    assert shown["0.01"] == made | {f"against the guard at 0.05, {name}" for name in own}
 
 
 def test_mvm_needs_a_fraction_of_the_draws_of_sap(experiments: dict[str, Any]) -> None:
