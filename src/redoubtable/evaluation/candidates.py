@@ -210,14 +210,17 @@ class Bench:
         spared = np.zeros(len(self.data), dtype=bool) if fallen is None else fallen
         # The settings of a function that was given can't be named, so nothing of it is kept,
         # unless it has a digest of its own.
-        kept = bound is None or registered(bound) or bool(bound.entry.facts.get("digest"))
+        given = bound is not None and bool(bound.entry.facts.get("digest"))
+        kept = bound is None or registered(bound) or given
+        # What was made before doesn't depend on what it sees here: one look is enough.
+        sees: View = "adaptive" if given else view
 
         def cell(number: int) -> Arrays:
             start = self.data.starts[number]
             open_ = np.flatnonzero(~spared[start : start + self.data.length])
-            piece = Piece(number, view, bound.text if bound else "", threat, open_)
-            key = self._key(view, bound, threat, number, open_)
-            name = repr((bound and id(bound.entry.obj), key))
+            piece = Piece(number, sees, bound.text if bound else "", threat, open_)
+            key = self._key(sees, bound, threat, number, open_)
+            name = repr((view, bound and id(bound.entry.obj), key))
             if kept:
                 arrays = self.journal.cell(key, lambda: self._chunk(piece, run))
             else:

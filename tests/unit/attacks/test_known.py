@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from redoubtable.attacks.known import Known
-from redoubtable.evaluation import evaluate
+from redoubtable.defenses import Subsample
+from redoubtable.evaluation import Settings, evaluate
 from redoubtable.threat import Linf
 
 X = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
@@ -81,3 +83,18 @@ def test_what_is_known_is_judged_once_and_other_images_anew(
     assert judged(MADE) == first and not asked
     other = judged(X)
     assert sum(asked) == len(X) and other != first
+
+
+def test_what_is_known_is_judged_once_for_both_views(tmp_path: Path) -> None:
+    linear = nn.Linear(4, 2, bias=False)
+    with torch.no_grad():  # answers that masks move
+        linear.weight.copy_(torch.tensor([[1.0, -1, 1, -1], [-1, 1, -1, 1]]))
+    guard = nn.Sequential(Subsample(0.5), nn.Flatten(), linear).eval()
+    attacks = [Known(X, MADE, "made"), Known(X, X, "itself"), "fgsm:loss=margin"]
+    how: dict[str, Any] = {"settings": Settings(draws=20), "check": False, "curve": ()}
+    e = evaluate(guard, X, Y, Linf(0.1001), attacks, out=tmp_path, **how)
+    answers = {name: e.arrays[name] for name in e.arrays if name.endswith("/report")}
+    assert np.array_equal(answers["static/made/report"], answers["adaptive/made/report"])
+    assert not np.array_equal(answers["static/made/report"], answers["adaptive/itself/report"])
+    # The clean images, both that are known, and those of each fgsm.
+    assert len(list((tmp_path / "journal").glob("*.cell"))) == 1 + 2 + 2
