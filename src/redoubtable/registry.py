@@ -182,7 +182,7 @@ def _written(value: Any) -> str:
 def settable_fields(kind: type) -> dict[str, Any]:
     """Return which fields of a dataclass can be set in text, by name, with their annotation."""
     hints = typing.get_type_hints(kind)
-    plain = (int, float, bool, str, type(None), Sequence[float])
+    plain = (int, float, bool, str, type(None), Sequence[float], Sequence[str])
     return {
         f.name: hints[f.name]
         for f in fields(kind)
@@ -237,6 +237,8 @@ def _read(raw: str, annotation: Any, where: str) -> Any:
     truth = bool in options or True in literal or False in literal
     if truth and raw.lower() in ("true", "false"):
         return raw.lower() == "true"
+    if Sequence[str] in options:
+        return tuple(part.strip() for part in raw.split(";"))
     numbers = [read_number(part) for part in raw.split(";")]
     sequences = any(typing.get_origin(o) is Sequence for o in options)
     # Of one number, `mean=0.5`, a plain one is made where that is taken too.

@@ -10,6 +10,7 @@ import torch
 from redoubtable.defenses import MVM, Sampled, mvm_probabilities
 from redoubtable.files import read_json
 from redoubtable.papers import PAPERS, reproduce
+from redoubtable.papers.frame import scaled
 from redoubtable.papers.lab import Lab
 from redoubtable.papers.mvm.adaptive import guard, targets
 from redoubtable.papers.mvm.beyond import SameDraws, suppress
@@ -189,6 +190,13 @@ def test_attacks_are_those_of_the_paper(lab: Lab[Any]) -> None:
     x, _ = lab.attacked
     moved = (adversarial(lab, "FGSM") - x).abs().amax((1, 2, 3))
     assert moved.max() <= 0.3 + 1e-6 < 0.31 and moved.min() > 0.29
+
+
+def test_the_rows_that_are_attacked_can_be_chosen() -> None:
+    some = scaled(SCALES, "cpu:attacked_settings=SAP 100%;dropout p = 0.5").attacked_settings
+    assert some == ("SAP 100%", "dropout p = 0.5")
+    with pytest.raises(ValueError, match="`attacked_settings` are rows of table 3"):
+        scaled(SCALES, "cpu:attacked_settings=SAP")
 
 
 def test_networks_are_those_of_feinman_where_there_is_one() -> None:

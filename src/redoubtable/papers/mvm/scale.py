@@ -4,7 +4,7 @@ Networks, training and attacks are borrowed from Feinman et al. 2017 (arXiv:1703
 paper says; images lie in [0, 1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -73,10 +73,18 @@ class Sampling(Scale):
     epochs: Mapping[str, int] = field(default_factory=dict)
     passes: int = 100
     adaptive_images: int = 300
-    attacked_settings: tuple[str, ...] = tuple(SETTINGS)
+    attacked_settings: Sequence[str] = tuple(SETTINGS)
     steps: int = 40
     eot: int = 10
     sap_law: str = "bernoulli"
+
+    def __post_init__(self) -> None:
+        """Refuse rows that there are not."""
+        super().__post_init__()
+        for name in self.attacked_settings:
+            if name not in SETTINGS:
+                known = "; ".join(SETTINGS)
+                raise ValueError(f"`attacked_settings` are rows of table 3, {known}, got {name!r}")
 
     def networks_on(self, data: str) -> tuple[str, ...]:
         """Return the network of Feinman et al. for a data set."""
