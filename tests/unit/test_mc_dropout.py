@@ -163,6 +163,18 @@ def test_an_entropy_of_other_votes_than_there_are_is_refused(vote: str) -> None:
         guarded(small_net(), words, (x, torch.zeros(40, dtype=torch.long)))
 
 
+def test_a_transform_may_stand_before_the_votes() -> None:
+    x = blobs(40)
+    words = [
+        "mvm:counts=layer",
+        "vote:draws=10,count=labels",
+        "bit_depth",
+        "reject:score=entropy:votes=10",
+    ]
+    model = guarded(small_net(), words, (x, torch.zeros(40, dtype=torch.long)))
+    assert isinstance(model, Rejecting)
+
+
 def test_a_score_with_a_network_gets_the_one_without_any_defense(net: nn.Module) -> None:
     x = blobs(40)
     words = ["subsample:rate=0.5", "reject:score=dropout_variance:draws=5,rule=fpr,level=0.1"]

@@ -27,13 +27,17 @@ class Known:
         digest: of all images, by which an evaluation knows again what it has judged before.
 
     Raises:
-        ValueError: `x_adv` has another shape.
+        ValueError: `x_adv` has another shape, or there is no such access.
     """
+
+    asks_model = False
 
     def __init__(self, x: Images, x_adv: Images, name: str, access: str = "transfer") -> None:
         check_images(x, "x")
         if x_adv.shape != x.shape:
             raise ValueError(f"`x_adv` must be {tuple(x.shape)}, got {tuple(x_adv.shape)}")
+        if access not in ("gradient", "score", "label", "transfer"):
+            raise ValueError(f"`access` must be gradient, score, label or transfer, got {access!r}")
         self.name, self.access = name, access
         self._made = dict(zip(map(_digest, x), x_adv, strict=True))
         whole = hashlib.sha256(b"".join(self._made) + b"".join(map(_digest, x_adv)))

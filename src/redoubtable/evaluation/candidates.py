@@ -210,10 +210,10 @@ class Bench:
         spared = np.zeros(len(self.data), dtype=bool) if fallen is None else fallen
         # The settings of a function that was given can't be named, so nothing of it is kept,
         # unless it has a digest of its own.
-        given = bound is not None and bool(bound.entry.facts.get("digest"))
-        kept = bound is None or registered(bound) or given
+        kept = bound is None or registered(bound) or bool(bound.entry.facts.get("digest"))
         # What was made before doesn't depend on what it sees here: one look is enough.
-        sees: View = "adaptive" if given else view
+        asks = bound is None or bound.entry.facts.get("asks_model", True)
+        sees: View = view if asks else "adaptive"
 
         def cell(number: int) -> Arrays:
             start = self.data.starts[number]

@@ -7,7 +7,7 @@ from torch import nn
 
 from redoubtable.defenses import DEFENSES, Vote
 from redoubtable.detectors import SCORES, Entropy, Rejecting, calibrate
-from redoubtable.parts import bare, facts_of
+from redoubtable.parts import bare, facts_of, parts_of
 from redoubtable.seeding import seeded
 from redoubtable.types import Labels, LazyImages
 
@@ -45,8 +45,9 @@ def reject(
 def _check_votes(model: nn.Module, suspicion: nn.Module, text: str) -> None:
     """Refuse a histogram's entropy where the model's answer is no histogram of as many votes."""
     if isinstance(suspicion, Entropy) and suspicion.votes is not None:
-        fits = isinstance(model, Vote) and (model.count, model.draws) == ("labels", suspicion.votes)
-        if not fits:
+        # The outermost counts; a transform may stand before it.
+        vote = next((part for part in parts_of(model) if isinstance(part, Vote)), None)
+        if vote is None or (vote.count, vote.draws) != ("labels", suspicion.votes):
             n = suspicion.votes
             raise ValueError(
                 f"{text!r} is of the labels of {n} votes; put `vote:draws={n},count=labels` before "

@@ -111,7 +111,8 @@ def as_bound(attack: Attack) -> BoundAttack:
 
     It runs as it is, under any threat. What its `name` attribute, else its Python name, says is
     what it is called; what its `access` attribute says is its access, else "gradient". Where it has
-    a `digest` that says all that its results depend on, they are kept.
+    a `digest` that says all that its results depend on, they are kept; what also says
+    `asks_model = False` gives the same whatever model it is shown, and is looked at once.
     """
     name = str(getattr(attack, "name", None) or getattr(attack, "__name__", type(attack).__name__))
 
@@ -120,6 +121,7 @@ def as_bound(attack: Attack) -> BoundAttack:
 
     facts = {"threats": (ThreatModel,), "access": getattr(attack, "access", "gradient")}
     facts["digest"] = getattr(attack, "digest", None)
+    facts["asks_model"] = getattr(attack, "asks_model", True)
     return Bound(Entry(name, run, facts, ""), {}, name)
 
 

@@ -141,7 +141,7 @@ def conditions(record: Record) -> str:
         f"choice of the worst attack: {scale['draws']}, and as many for the report, "
         f"seed {record['seed']}, search in {record['precision']}, "
         f"{', '.join(devices)}. In brackets 95% intervals over the images. "
-        '"static" is the attack of the paper, which does not know the vote or the rejection; '
+        '"static" attacks, such as those of the paper, do not know the vote or the rejection; '
         '"adaptive" the worst of all attacks, which know all. A rejected attacked image counts as '
         "defended; strict counts only right answers."
     )

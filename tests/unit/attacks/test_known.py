@@ -85,6 +85,32 @@ def test_what_is_known_is_judged_once_and_other_images_anew(
     assert sum(asked) == len(X) and other != first
 
 
+class Signed:
+    """An attack of the user's own with a digest, which asks the model."""
+
+    digest = "signed"
+    access = "gradient"
+
+    def __init__(self) -> None:
+        self.asked: list[nn.Module] = []
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Any) -> Tensor:
+        self.asked.append(model)
+        return x
+
+
+def test_an_attack_that_asks_the_model_sees_another_one_in_each_view(tmp_path: Path) -> None:
+    guard = nn.Sequential(Subsample(0.5), nn.Flatten(), nn.Linear(4, 2)).eval()
+    own = Signed()
+    evaluate(guard, X, Y, Linf(0.1), [own], check=False, curve=(), out=tmp_path)
+    assert len(own.asked) == 2 and own.asked[0] is not own.asked[1]
+
+
+def test_an_access_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="`access` must be gradient"):
+        Known(X, MADE, "made", "none")
+
+
 def test_what_is_known_is_judged_once_for_both_views(tmp_path: Path) -> None:
     linear = nn.Linear(4, 2, bias=False)
     with torch.no_grad():  # answers that masks move

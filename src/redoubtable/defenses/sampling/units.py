@@ -193,7 +193,7 @@ def drawn(p: Tensor, count: int, draws: int) -> Tensor:
     n, width = p.shape
     ends = torch.where(p.sum(1, keepdim=True) > 0, p, 1.0).cumsum(1)
     ends = (ends / ends[:, -1:]).expand(draws, n, width).reshape(-1, width).contiguous()
-    # By hand, as `exponential_` takes three times as long on a processor; `rand` is never 1.
+    # By hand, as `exponential_` takes longer on a processor; `rand` is never 1.
     gaps = torch.rand(len(ends), count + 1, dtype=p.dtype, device=p.device)
     sums = gaps.neg_().log1p_().neg_().cumsum(1)
     below = torch.searchsorted(sums[:, :-1] / sums[:, -1:], ends, right=True)
