@@ -87,6 +87,32 @@ def test_images_that_do_not_fit_into_memory_give_the_same_record(
     assert evaluate(*arguments) == kept
 
 
+def test_a_threshold_can_be_fitted_to_fewer_images(trained: Path, photos: Path) -> None:
+    arguments = [str(trained), "--data", str(photos), "--limit", "4"]
+    guard = ["--defense", "reject:rule=fpr,level=0.4"]
+    fitted: list[int] = []
+    for held_out in ([], ["--held-out", "5"]):
+        (told,) = evaluate(*arguments, *guard, *held_out)["model"]["thresholds"]
+        limit = 5 if held_out else None
+        x, _ = read(photos, "validation", size=SIDE, limit=limit).floats()
+        with torch.no_grad():
+            doubt = torch.distributions.Categorical(logits=load_model(trained)(x)).entropy()
+        expected = doubt.sort(descending=True).values[int(0.4 * len(x))].item()
+        assert told["value"] == pytest.approx(expected, rel=1e-4)
+        assert told["n"] == len(x)
+        fitted.append(len(x))
+    assert fitted[0] > fitted[1] == 5
+
+
+def test_only_a_rejection_has_held_out_images(trained: Path, photos: Path) -> None:
+    where = [str(trained), "--data", str(photos), "--threat", "Linf:0.1", "--held-out"]
+    done = run("evaluate", *where, "5")
+    assert done.exit_code == 2 and "a defense that rejects" in done.stderr
+    for few in ("0", "1000"):
+        done = run("evaluate", *where, few, "--defense", "reject")
+        assert done.exit_code == 2 and "`limit` must be" in done.stderr
+
+
 def build(channels: int = 3, classes: int = 4) -> torch.nn.Module:
     """A network of a user's own."""
     return small_net(channels, classes, seed=7)

@@ -32,6 +32,7 @@ from redoubtable.cli.subject import (
     Defense,
     Draws,
     Factory,
+    HeldOut,
     Limit,
     Model,
     Precision,
@@ -60,6 +61,7 @@ def attack(
     ] = None,
     defense: Defense = None,
     limit: Limit = None,
+    held_out: HeldOut = None,
     seed: Seed = 0,
     draws: Draws = 20,
     chunk: Chunk = 250,
@@ -106,6 +108,7 @@ def attack(
         limit=limit,
         seed=seed,
         device=device_of(device),
+        held_out=held_out,
     )
     check_room("keeping the adversarial images", target.x.shape)
     make_folder(out)

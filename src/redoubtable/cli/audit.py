@@ -37,6 +37,7 @@ from redoubtable.cli.subject import (
     Defense,
     Draws,
     Factory,
+    HeldOut,
     Limit,
     Model,
     Precision,
@@ -109,6 +110,7 @@ def audit(
     ] = None,
     defense: Defense = None,
     limit: Limit = None,
+    held_out: HeldOut = None,
     seed: Seed = 0,
     draws: Draws = 20,
     chunk: Chunk = 250,
@@ -166,6 +168,7 @@ def audit(
             limit=limit,
             seed=seed,
             device=device_of(device),
+            held_out=held_out,
         )
 
     share_cores(processes)  # the estimate is measured as the evaluations will run

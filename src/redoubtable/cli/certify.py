@@ -31,6 +31,7 @@ from redoubtable.cli.subject import (
     Data,
     Defense,
     Factory,
+    HeldOut,
     Limit,
     Model,
     Weights,
@@ -66,6 +67,7 @@ def certify(
     ] = None,
     defense: Defense = None,
     limit: Limit = None,
+    held_out: HeldOut = None,
     seed: Seed = 0,
     batch_size: BatchSize = 512,
     out: Annotated[Path | None, typer.Option(help="Folder of the record; resumes.")] = None,
@@ -107,6 +109,7 @@ def certify(
         limit=limit,
         seed=seed,
         device=device_of(device),
+        held_out=held_out,
     )
     if out is not None:
         make_folder(out)

@@ -34,6 +34,7 @@ from redoubtable.cli.subject import (
     Defense,
     Draws,
     Factory,
+    HeldOut,
     Limit,
     Model,
     Precision,
@@ -65,6 +66,7 @@ def evaluate(
     ] = None,
     defense: Defense = None,
     limit: Limit = None,
+    held_out: HeldOut = None,
     seed: Seed = 0,
     draws: Draws = 20,
     chunk: Chunk = 250,
@@ -131,6 +133,7 @@ def evaluate(
         limit=limit,
         seed=seed,
         device=device_of(device),
+        held_out=held_out,
     )
     if out is not None:
         make_folder(out)

@@ -11,6 +11,7 @@ import torch
 import typer
 from torch import nn
 
+from redoubtable.cli.watching import watched
 from redoubtable.data import DATASETS, ImageSet, read
 from redoubtable.data.loading import ROOT
 from redoubtable.data.memory import free_bytes
@@ -44,6 +45,10 @@ Defense = Annotated[
     typer.Option(help="subsample:rate=0.9, vote, reject; repeatable, the first innermost."),
 ]
 Limit = Annotated[int | None, typer.Option(help="How many test images; all by default.")]
+HeldOut = Annotated[
+    int | None,
+    typer.Option(help="How many held-out images a rejection is fitted to; all by default."),
+]
 Draws = Annotated[int, typer.Option(help="Answers per image of a random model.")]
 Chunk = Annotated[int, typer.Option(help="Images per piece of work.")]
 BatchSize = Annotated[int, typer.Option(help="Network images per pass: bounds memory.")]
@@ -83,6 +88,7 @@ def subject(
     limit: int | None,
     seed: int,
     device: torch.device,
+    held_out: int | None = None,
 ) -> Subject:
     """Open what the options name.
 
@@ -96,6 +102,7 @@ def subject(
         limit: how many test images.
         seed: of what is drawn to build or fit a defense.
         device: where the model is put.
+        held_out: how many held-out images a rejection is fitted to.
 
     Raises:
         ValueError: an option names what is not there or does not fit the others.
@@ -120,12 +127,17 @@ def subject(
             factory=factory,
         )
     fitted = any(DEFENSES.bind(d).entry.facts["form"] == "rejecting" for d in defense or [])
+    if held_out is not None and not fitted:
+        raise ValueError("`held-out` is of a defense that rejects; leave it out, or add one")
     workers = how["workers"]
-    held_out = _floats(read(name, "validation", **how), workers) if fitted else None
-    target = guarded(network.to(device), defense or [], held_out, seed)
+    clean: tuple[LazyImages, Labels] | None = None
+    if fitted:
+        clean = _floats(read(name, "validation", limit=held_out, **how), workers)
+    with watched(clean, "fitting a threshold to clean images") as fit:
+        target = guarded(network.to(device), defense or [], fit, seed)
     x, y = _floats(images, workers)
     called = Path(model).resolve().name if card else model
-    return Subject(target, x, y, held_out and held_out[0], called, f"{name}, test")
+    return Subject(target, x, y, clean and clean[0], called, f"{name}, test")
 
 
 def _card(model: str) -> Card | None:
