@@ -199,6 +199,19 @@ def test_the_rows_that_are_attacked_can_be_chosen() -> None:
         scaled(SCALES, "cpu:attacked_settings=SAP")
 
 
+def test_mvm_is_attacked_where_its_paper_has_it_best() -> None:
+    scale = SCALES["cpu"]
+    for data, column in {"mnist": "mnist", "svhn": "svhn", "cifar10-jpeg": "cifar10"}.items():
+        rows = next(p for p in PAPERS["mvm"].obj().experiments if p.name == "table-3").published
+        best = [
+            max((p for p in rows if p.data == column and p.series.startswith(f"{a}, MVM")),
+                key=lambda p: p.value).series.split(", ")[1]
+            for a in ("FGSM", "BIM-A", "JSMA")
+        ]  # fmt: skip
+        assert best.count(scale.attacked_on(data)[0]) >= 2
+        assert scale.attacked_on(data)[1:] == ("SAP 100%", "dropout p = 0.5")
+
+
 def test_networks_are_those_of_feinman_where_there_is_one() -> None:
     scale = SCALES["cpu"]
     assert scale.networks_on("cifar10-jpeg") == ("feinman_cifar10",)

@@ -33,7 +33,7 @@ def adaptive(lab: Lab[Sampling]) -> Iterator[Row]:
         "without units", lab.network("natural"), threat, confident(lab), images=(x, y), keep=len(x)
     )
     shared = each_made(x, without, "the network without units")
-    for name in lab.scale.attacked_settings:
+    for name in lab.scale.attacked_on(lab.data):
         text = SETTINGS[name]
         draws = lab.evaluation(
             f"one draw of {name}", sampled(lab, text), threat, many_masks(lab),

@@ -15,13 +15,18 @@ from redoubtable.gradients import fast_copy
 from redoubtable.papers.frame import Row
 from redoubtable.papers.lab import Lab
 from redoubtable.papers.mvm.adaptive import each_made, guard, itself, targets
-from redoubtable.papers.mvm.scale import SETTINGS, Sampling, sampled, threat_of
+from redoubtable.papers.mvm.scale import (
+    SETTINGS,
+    Sampling,
+    best_of_mvm,
+    sampled,
+    threat_of,
+)
 from redoubtable.seeding import seeded
 from redoubtable.statistics import Proportion, wilson
 from redoubtable.threat import L2, ThreatModel
 from redoubtable.types import Images, Labels, Logits
 
-_MAIN = "MVM c = 0.5N"
 _RATE = 0.05
 
 
@@ -32,7 +37,7 @@ def carlini_wagner(lab: Lab[Sampling]) -> Iterator[Row]:
     """
     (x, y), steps = targets(lab), 5 * lab.scale.steps
     x, y = x[:20], y[:20]
-    for name in (_MAIN, "SAP 100%", "dropout p = 0.5"):
+    for name in lab.scale.attacked_on(lab.data):
         model = sampled(lab, SETTINGS[name])
         text = f"carlini_wagner:confidence=1,eot={2 * lab.scale.eot},search_steps=4,steps={steps}"
         bound, threat = ATTACKS.bind(text), L2(float("inf"))
@@ -53,7 +58,7 @@ def black_box(lab: Lab[Sampling]) -> Iterator[Row]:
     x, y = targets(lab)
     x, y = x[:20], y[:20]
     queries = max(10, 5 * lab.scale.steps)
-    for name in (_MAIN, "SAP 100%", "dropout p = 0.5"):
+    for name in lab.scale.attacked_on(lab.data):
         model = guard(lab, sampled(lab, SETTINGS[name]), _RATE)
         found = lab.evaluation(
             f"{name}, black box", model, threat_of(lab.data), [f"square:queries={queries}"],
@@ -82,7 +87,7 @@ def _converged(lab: Lab[Sampling], series: str, at: int, eot: int, steps: int) -
     """What attacks on one draw of MVM leave of the guard, at 5% false positives."""
     x, y = targets(lab)
     x, y = x[:100], y[:100]
-    model, threat = sampled(lab, SETTINGS[_MAIN]), threat_of(lab.data)
+    model, threat = sampled(lab, SETTINGS[best_of_mvm(lab.data)]), threat_of(lab.data)
     text = f"pgd:loss=carlini_wagner_5,eot={eot},momentum=0.9,steps={steps},targets=runner_up"
     draw = lab.evaluation(
         f"one draw, {text}", model, threat, [text], images=(x, y), keep=len(x), draws=2
@@ -108,7 +113,8 @@ def false_alarms(lab: Lab[Sampling]) -> Iterator[Row]:
     It raises the units' expected squared differences, through the probabilities' own derivative.
     """
     x, y = targets(lab)
-    model = sampled(lab, SETTINGS[_MAIN], derivative="implicit")
+    name = best_of_mvm(lab.data)
+    model = sampled(lab, SETTINGS[name], derivative="implicit")
     judged = guard(lab, model, _RATE)
     for part in (0.0, 0.1, 0.25, 0.5):
         threat = type(threat_of(lab.data))(max(part * float(threat_of(lab.data).eps), 1e-6))
@@ -118,7 +124,7 @@ def false_alarms(lab: Lab[Sampling]) -> Iterator[Row]:
             plain = torch.cat([lab.network("natural")(p).argmax(1) for p in torch.split(x_adv, 50)])
         refused = int((answers == lab.images("test", 1).classes).sum())
         note = f"the network without units is right on {(plain == y).double().mean():.1%}"
-        yield Row(_MAIN, "accepted", "adaptive", wilson(len(y) - refused, len(y)), part, note=note)
+        yield Row(name, "accepted", "adaptive", wilson(len(y) - refused, len(y)), part, note=note)
 
 
 def suppress(model: nn.Module, x: Images, threat: ThreatModel, steps: int) -> Images:
@@ -170,11 +176,12 @@ def leaked_seed(lab: Lab[Sampling]) -> Iterator[Row]:
     """What a guard is worth whose seed is known, beside the same attack on fresh draws."""
     x, y = targets(lab)
     x, y = x[:50], y[:50]
-    judged: Any = guard(lab, sampled(lab, SETTINGS[_MAIN]), _RATE)
+    best = best_of_mvm(lab.data)
+    judged: Any = guard(lab, sampled(lab, SETTINGS[best]), _RATE)
     for name, model in {"fresh draws": judged, "a known seed": SameDraws(judged, lab.seed)}.items():
         found = lab.evaluation(
-            f"{_MAIN}, {name}", model.eval(), threat_of(lab.data), [itself(lab)],
+            f"{best}, {name}", model.eval(), threat_of(lab.data), [itself(lab)],
             images=(x, y), draws=1,
         )  # fmt: skip
         robust = Proportion(**found.record["adaptive"]["accuracy"]["one_shot"])
-        yield Row(f"{_MAIN}, {name}", "accuracy", "adaptive", robust, draws=lab.scale.passes)
+        yield Row(f"{best}, {name}", "accuracy", "adaptive", robust, draws=lab.scale.passes)

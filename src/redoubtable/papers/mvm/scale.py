@@ -63,7 +63,7 @@ class Sampling(Scale):
         epochs: of each data set's network; those that are not here are trained as in the paper.
         passes: R, hard labels of each image.
         adaptive_images: correctly classified images that are attacked adaptively.
-        attacked_settings: the rows of table 3 that are.
+        attacked_settings: the rows of table 3 that are; by default those of `attacked_on`.
         steps: of the adaptive attacks.
         eot: draws that their gradients are averaged over.
         sap_law: how SAP draws. Values by themselves cost less and differ in nothing but how
@@ -73,7 +73,7 @@ class Sampling(Scale):
     epochs: Mapping[str, int] = field(default_factory=dict)
     passes: int = 100
     adaptive_images: int = 300
-    attacked_settings: Sequence[str] = tuple(SETTINGS)
+    attacked_settings: Sequence[str] = ()
     steps: int = 40
     eot: int = 10
     sap_law: str = "bernoulli"
@@ -85,6 +85,11 @@ class Sampling(Scale):
             if name not in SETTINGS:
                 known = "; ".join(SETTINGS)
                 raise ValueError(f"`attacked_settings` are rows of table 3, {known}, got {name!r}")
+
+    def attacked_on(self, data: str) -> Sequence[str]:
+        """Return the rows that are attacked adaptively, MVM as the paper has it best first."""
+        best = best_of_mvm(data)
+        return self.attacked_settings or (best, "SAP 100%", "dropout p = 0.5")
 
     def networks_on(self, data: str) -> tuple[str, ...]:
         """Return the network of Feinman et al. for a data set."""
@@ -128,7 +133,6 @@ SCALES = {
         clean=None,
         held_out=1000,
         draws=1,
-        attacked_settings=("MVM c = 0.5N", "SAP 100%", "dropout p = 0.5"),
     ),
     "full": Sampling(
         data=("mnist", "svhn", "cifar10"),
@@ -139,6 +143,7 @@ SCALES = {
         held_out=None,
         draws=1,
         adaptive_images=1000,
+        attacked_settings=tuple(SETTINGS),
         steps=200,
         eot=30,
         sap_law="multinomial",
@@ -162,6 +167,11 @@ def attacks_of(lab: Lab[Sampling]) -> Mapping[str, tuple[ThreatModel, str]]:
 def threat_of(data: str) -> Linf:
     """Return the radius of FGSM and BIM, which adaptive attacks have, too."""
     return Linf(float(EPS.get(family(data), EPS["mnist"])))
+
+
+def best_of_mvm(data: str) -> str:
+    """Return the row of MVM that detects best in the paper; it is this one that is attacked."""
+    return {"cifar10": "MVM c = 2N", "svhn": "MVM c = N"}.get(family(data), "MVM c = 0.5N")
 
 
 def sampled(lab: Lab[Sampling], text: str, **settings: Any) -> nn.Module:
