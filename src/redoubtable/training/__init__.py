@@ -2,6 +2,7 @@
 
 from redoubtable.training.adversarial import fast, free, pgd, trades
 from redoubtable.training.checkpoint import Epoch
+from redoubtable.training.distilling import distilled
 from redoubtable.training.presets import PRESETS, Preset
 from redoubtable.training.recipes import (
     RECIPES,
@@ -25,6 +26,7 @@ __all__ = [
     "Settings",
     "Stored",
     "Trained",
+    "distilled",
     "fast",
     "free",
     "natural",
