@@ -160,7 +160,7 @@ def _against(seconds: dict[str, list[float]], one: str) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("plain", help="a network without shortcuts, such as zoo/mnist-feinman")
+    parser.add_argument("plain", nargs="+", help="networks of the paper, such as zoo/mnist-feinman")
     parser.add_argument("residual", help="a ResNet-20, such as zoo/cifar10-resnet20-natural")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
@@ -174,7 +174,7 @@ def main() -> None:
         "solvers": solvers(1),  # the descent takes seconds
     }
     print(record["solvers"])
-    for place in (given.plain, given.residual):
+    for place in (*given.plain, given.residual):
         card = read_card(Path(place))
         net = load_model(Path(place)).eval().requires_grad_(False)
         x, _ = load(card.data["name"], "test", root=given.root, limit=64)

@@ -169,12 +169,13 @@ class Dropout(Unit):
 def _kept(p: Tensor, count: int, draws: int, law: Law) -> Tensor:
     """(draws, N, n) factors 1/pi of what `count` draws with (N, n) probabilities keep, else 0."""
     pi = keep_probabilities(p, count)
+    # What is never drawn has no factor, not an infinite one.
+    factors = torch.where(p > 0, pi.clamp_min(torch.finfo(pi.dtype).tiny).reciprocal(), 0.0)
     if law == "bernoulli":
         kept = torch.rand(draws, *p.shape, dtype=p.dtype, device=p.device) < pi
     else:
         kept = drawn(p.detach(), count, draws)
-    # What is never drawn has no factor, not an infinite one.
-    return torch.where(kept & (p > 0), pi.clamp_min(torch.finfo(pi.dtype).tiny).reciprocal(), 0.0)
+    return kept * factors
 
 
 def drawn(p: Tensor, count: int, draws: int) -> Tensor:
@@ -197,7 +198,8 @@ def drawn(p: Tensor, count: int, draws: int) -> Tensor:
     gaps = torch.rand(len(ends), count + 1, dtype=p.dtype, device=p.device)
     sums = gaps.neg_().log1p_().neg_().cumsum(1)
     below = torch.searchsorted(sums[:, :-1] / sums[:, -1:], ends, right=True)
-    kept = torch.diff(below, dim=1, prepend=torch.zeros_like(below[:, :1])) > 0
+    kept = below > 0
+    torch.gt(below[:, 1:], below[:, :-1], out=kept[:, 1:])
     return kept.view(draws, n, width)
 
 
