@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suites import autoattack
 from timing import rounds
 from torch import Tensor, nn
 
@@ -160,16 +161,7 @@ def standard(root: Path, images: int, repeats: int) -> dict[str, Any]:
     net, x, y = subject(TRAINED, root, images)
     threat = Linf(EPS)
     theirs = torchattacks.AutoAttack(net, norm="Linf", eps=EPS, version="standard", n_classes=10)
-    alike: dict[str, Any] = {"eps": EPS, "norm": "Linf"}
-    # As AutoAttack defines it: torchattacks gives all but Square 10 steps.
-    whole = torchattacks.MultiAttack(
-        [
-            torchattacks.APGD(net, **alike, steps=100),
-            torchattacks.APGDT(net, **alike, steps=100, n_classes=10),
-            torchattacks.FAB(net, **alike, steps=100, n_classes=10, multi_targeted=True),
-            torchattacks.Square(net, **alike, n_queries=5000),
-        ]
-    )
+    whole = autoattack(net, EPS)
     lines = (
         "apgd:loss=cross_entropy,steps=10",
         "apgd_targeted:loss=dlr,steps=10",
