@@ -41,6 +41,7 @@ class Lab(Generic[S]):
         device: where networks live.
         precision: that attacks search with.
         progress: show progress bars on the error stream.
+        command: as it was typed, for the records of evaluations.
         pictures: names of those kept since somebody last cleared the list.
     """
 
@@ -52,6 +53,7 @@ class Lab(Generic[S]):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "fp32"
     progress: bool = True
+    command: str | None = None
     pictures: list[str] = field(default_factory=list)
     _networks: dict[str, nn.Module] = field(default_factory=dict)
     _images: dict[tuple[str, int | None], tuple[Images, Labels]] = field(default_factory=dict)
@@ -176,6 +178,7 @@ class Lab(Generic[S]):
             out=self.folder("evaluations", f"{name} {threat}"),
             name=name,
             data=f"{self.data}, test",
+            command=self.command,
             progress=self.progress,
         )
 
@@ -191,6 +194,7 @@ class Lab(Generic[S]):
             out=self.folder("certificates", f"{name} {certificate}"),
             name=name,
             data=f"{self.data}, test",
+            command=self.command,
             progress=self.progress,
             **settings,
         )

@@ -75,7 +75,7 @@ def reproduce(
         earlier = _earlier(out, record)
         for name in sets:
             lab = Lab(size, name, root, out, seed, device or torch.device("cpu"), precision)
-            lab.progress = progress
+            lab.progress, lab.command = progress, command
             for experiment in asked:
                 if experiment.on(name):
                     done = _run(experiment, lab)

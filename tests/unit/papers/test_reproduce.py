@@ -194,3 +194,26 @@ def test_a_seed_names_the_first_weights(tmp_path: Path) -> None:
         for s in (0, 1)
     ]
     assert (made[0] - made[1]).abs().max() > 0.01
+
+
+def test_records_of_evaluations_and_certificates_name_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(lab: Lab[Scale]) -> Iterator[Row]:
+        network = lab.network("natural")
+        lab.evaluation("bare", network, Linf(0.1), ["fgsm"])
+        lab.certificate("bare", network, "ablation:rate=0.9", 2, n0=2, n=60)
+        yield Row("done", "accuracy", "clean", lab.accuracy(network))
+
+    registry: Registry[Any] = Registry("paper")
+    about = Paper("Mine", "https://", (Experiment("table-1", "Both", both),), {"smoke": SCALE})
+    registry.register("mine")(lambda: about)
+    monkeypatch.setattr("redoubtable.papers.running.PAPERS", registry)
+    reproduce("mine", out=tmp_path, command="redoubt reproduce mine", progress=False)
+    records = [
+        p
+        for kind in ("evaluations", "certificates")
+        for p in tmp_path.rglob(f"{kind}/*/record.json")
+    ]
+    assert len(records) == 2
+    assert {json.loads(p.read_text())["command"] for p in records} == {"redoubt reproduce mine"}
