@@ -197,7 +197,8 @@ def in_processes(
     count: int, name: str, root: Path, images: int, threat: ThreatModel, attack: str
 ) -> dict[str, Any]:
     """A suite by the command, its start included, in several processes of one thread each."""
-    command = [sys.executable, "-m", "redoubtable", "evaluate", str(ZOO / name), "--no-check"]
+    command = [sys.executable, "-m", "redoubtable", "evaluate", str(ZOO / name)]
+    command += ["--no-check", "--no-curve"]
     command += ["--root", str(root), "--data", "cifar10-jpeg", "--limit", str(images)]
     command += ["--threat", str(threat), "--attack", attack, "--precision", "bf16"]
     command += ["--chunk", str(math.ceil(images / (2 * count))), "--processes", str(count)]

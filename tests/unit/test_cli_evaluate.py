@@ -104,6 +104,13 @@ def test_a_threshold_can_be_fitted_to_fewer_images(trained: Path, photos: Path) 
     assert fitted[0] > fitted[1] == 5
 
 
+def test_other_radii_can_be_left_out(trained: Path, photos: Path) -> None:
+    arguments = [str(trained), "--data", str(photos), "--limit", "4"]
+    whole, alone = evaluate(*arguments), evaluate(*arguments, "--no-curve")
+    assert whole["curve"] and "curve" not in alone
+    assert whole["rows"] == alone["rows"]
+
+
 def test_only_a_rejection_has_held_out_images(trained: Path, photos: Path) -> None:
     where = [str(trained), "--data", str(photos), "--threat", "Linf:0.1", "--held-out"]
     done = run("evaluate", *where, "5")

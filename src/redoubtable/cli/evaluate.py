@@ -46,6 +46,7 @@ from redoubtable.cli.subject import (
 from redoubtable.cli.together import together
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
+from redoubtable.evaluation.curves import CURVE
 from redoubtable.files import make_folder
 from redoubtable.reports import show, write_report
 from redoubtable.threat import parse_threat
@@ -83,6 +84,9 @@ def evaluate(
         ),
     ] = None,
     check: Annotated[bool, typer.Option(help="Run the checks that doubt the result.")] = True,
+    curve: Annotated[
+        bool, typer.Option(help="Attack at other radii too, for accuracy against eps.")
+    ] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder for record, page and journal; resumes.")
     ] = None,
@@ -150,6 +154,7 @@ def evaluate(
             settings=settings,
             held_out=target.held_out,
             check=check,
+            curve=CURVE if curve else (),
             out=out,
             name=target.name,
             data=target.data,

@@ -1,5 +1,6 @@
 """A trained network with sampling units after its ReLUs."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -108,36 +109,52 @@ class Sampled(Part):
         if not len(x):
             none: Logits = self.network(x)
             return none.expand(draws, 0, -1)
-        size = max(1, images_per_pass(self.network, x, draws, None) // draws)
-        given = self._given(x)
+        given, places = self._given(x)
+        # Maps of a quarter of the places have twice the channels as a rule: half the values.
+        smaller = max(1, math.isqrt(x.shape[2:].numel() // places))
+        size = max(1, smaller * images_per_pass(self.network, x, draws, None) // draws)
         parts = zip(torch.split(x, size), *(torch.split(p, size) for p in given), strict=True)
         return torch.cat([self.draw(part, draws, plan) for part, *plan in parts], 1)
 
-    def _given(self, x: Images) -> list[Tensor]:
-        """What all units draw with on images; nothing where they find out themselves."""
+    def _given(self, x: Images) -> tuple[list[Tensor], int]:
+        """What all units draw with on images, and how many places the first map has.
+
+        Where units find out themselves it is nothing, and a map is taken to be as large as images.
+        """
         if self.recompute:
-            return []
+            return [], x.shape[2:].numel()
         pieces = torch.split(x, images_per_pass(self.network, x, 1, None))
-        found = [self.probabilities(piece) for piece in pieces]
-        return [torch.cat(each) for each in zip(*found, strict=True)]
+        looks = [self._look(piece) for piece in pieces]
+        found = zip(*(probabilities for probabilities, _ in looks), strict=True)
+        return [torch.cat(each) for each in found], looks[0][1]
 
     def probabilities(self, x: Images) -> list[Tensor]:
         """Return what each unit draws with on images, from an unsampled pass."""
+        return self._look(x)[0]
+
+    def _look(self, x: Images) -> tuple[list[Tensor], int]:
+        """Return `probabilities`, and how many places the first sampled map has."""
         found: list[Tensor] = []
+        sizes: list[int] = []
         places = x.shape[2:].numel()
+
+        def sample(maps: Tensor) -> None:
+            found.append(self.unit.probabilities(maps, places))
+            sizes.append(maps.shape[2:].numel())
+
         if self.at_input:
-            found.append(self.unit.probabilities(x, places))
+            sample(x)
 
         def keep(number: int, maps: Tensor) -> Tensor:
             if number >= self.first:
-                found.append(self.unit.probabilities(maps, places))
+                sample(maps)
             return maps
 
         through = self.derivative == "implicit" and torch.is_grad_enabled()
         with torch.set_grad_enabled(through), AtFeatureMaps(keep, x) as pass_:
             self.network(x)
         self._check_places(pass_.count)
-        return found
+        return found, sizes[0]
 
     def draw(self, x: Images, draws: int, probabilities: Sequence[Tensor]) -> Logits:
         """Return (draws, N, K) logits, in one pass, of units that draw with what is given.
