@@ -345,3 +345,28 @@ def test_a_network_that_mixes_its_batch_is_refused() -> None:
 
     with pytest.raises(ValueError, match="one answer to each image"):
         insert_units(Mixing(), MVM()).answers(images(), 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "recompute", "calls"), [(0, False, 4), (1, False, 2), (1, True, 4)]
+)
+def test_later_maps_are_drawn_for_more_images_at_a_time(
+    first: int, recompute: bool, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor takes 64 whole images; maps of a quarter of the places are half as large."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3),
+    )  # fmt: skip
+    model = insert_units(net.eval(), MVM(0.5), first=first, recompute=recompute)
+    sizes: list[int] = []
+    draw = Sampled.draw
+
+    def spied(self: Sampled, x: Tensor, *given: object) -> Tensor:
+        sizes.append(len(x))
+        return draw(self, x, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Sampled, "draw", spied)
+    with torch.no_grad():
+        assert model.answers(torch.rand(16, 3, 8, 8), 16).shape == (16, 16, 3)
+    assert len(sizes) == calls and sum(sizes) == 16
