@@ -277,7 +277,7 @@ def one_pixel(root: Path, images: int, repeats: int) -> dict[str, Any]:
     theirs = PixelAttack(art_classifier(net, x), th=1, es=1, max_iter=20, verbose=False)
     contenders = {
         "ours bf16": ours(net, x, y, L0(1), "one_pixel:steps=20", "bf16"),
-        # A quarter of the paper's population finds as many here.
+        # A quarter of the paper's population, for a quarter of the passes.
         "ours bf16, population 100": ours(
             net, x, y, L0(1), "one_pixel:steps=20,population=100", "bf16"
         ),

@@ -26,7 +26,7 @@ from redoubtable.evaluation import Settings, environment, evaluate
 from redoubtable.files import write_json
 from redoubtable.models import load_model
 from redoubtable.seeding import seeded
-from redoubtable.statistics import wilson
+from redoubtable.statistics import mean_share, wilson
 from redoubtable.threat import Linf
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -66,17 +66,8 @@ def judged(model: nn.Module, x_adv: Tensor, y: Tensor, looks: int) -> dict[str, 
     """The accuracy of one answer, a mean over fresh draws; the interval is over the images."""
     with torch.no_grad(), seeded("judged"):
         right = torch.stack([model(x_adv).argmax(1) == y for _ in range(looks)]).double()
-    mean = right.mean(0)
-    if looks == 1:
-        return vars(wilson(int(mean.sum()), len(y)))
-    half = 1.96 * mean.std().item() / len(y) ** 0.5
-    value = mean.mean().item()
-    return {
-        "value": value,
-        "n": len(y),
-        "low": max(0.0, value - half),
-        "high": min(1.0, value + half),
-    }
+    share = wilson(int(right.sum()), len(y)) if looks == 1 else mean_share(right.mean(0))
+    return vars(share)
 
 
 def compare(name: str, root: Path, images: int) -> dict[str, Any]:

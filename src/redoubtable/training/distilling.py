@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redoubtable.files import digest_model
-from redoubtable.models import load_model
+from redoubtable.models import load_model, read_card
 from redoubtable.training.recipes import RECIPES, Recipe
 from redoubtable.types import Images, Labels
 
@@ -47,6 +47,8 @@ def distilled(
     if not 0 <= labels <= 1:
         raise ValueError(f"`labels` must lie in [0, 1], got {labels}")
     networks = [load_model(folder).requires_grad_(False).eval() for folder in teachers]
+    shapes = [read_card(folder).data.get("shape") for folder in teachers]
+    channels = {shape[0] for shape in shapes if shape}
     digests = ",".join(digest_model(network) for network in networks)
     own = torch.tensor(list(digests.encode()), dtype=torch.uint8)
     state = {"teachers": own}  # a checkpoint brings back those that the run began with
@@ -56,6 +58,11 @@ def distilled(
             raise ValueError(
                 f"the models in {', '.join(teachers)} are not those that this run began with; "
                 "begin another in a new folder"
+            )
+        if channels - {x.shape[1]}:
+            raise ValueError(
+                f"teachers must take images of {x.shape[1]} channels, got one for "
+                f"{(channels - {x.shape[1]}).pop()}"
             )
         logits = model(x).float()
         with torch.no_grad():

@@ -125,3 +125,5 @@ def test_what_is_refused(teachers: list[str], tmp_path: Path) -> None:
             distilled(teachers=teachers, labels=labels)
     with pytest.raises(ValueError, match="as many classes"):
         distilled(teachers=teachers)(fresh(classes=4), *toy().floats())
+    with pytest.raises(ValueError, match="images of 3 channels, got one for 1"):
+        distilled(teachers=teachers)(fresh(channels=3), *toy(channels=3).floats())
