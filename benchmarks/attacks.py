@@ -201,7 +201,7 @@ def in_processes(
     command += ["--no-check", "--no-curve"]
     command += ["--root", str(root), "--data", "cifar10-jpeg", "--limit", str(images)]
     command += ["--threat", str(threat), "--attack", attack, "--precision", "bf16"]
-    command += ["--chunk", str(math.ceil(images / (2 * count))), "--processes", str(count)]
+    command += ["--chunk", str(math.ceil(images / count)), "--processes", str(count)]
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         subprocess.run(

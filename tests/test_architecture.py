@@ -1,6 +1,8 @@
 """The house rules that a machine can read off the source."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,3 +208,11 @@ def test_attacks_never_ask_which_norm_it_is(path: Path) -> None:
 )
 def test_the_norm_rule_sees(code: str) -> None:
     assert norm_branches(ast.parse(code))
+
+
+def test_slow_libraries_wait_until_they_are_needed() -> None:
+    """`redoubt --help` and every process of `--processes` would wait for them."""
+    slow = ["torchvision", "sklearn", "scipy.stats"]
+    code = f"import sys, redoubtable.cli; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

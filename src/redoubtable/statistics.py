@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+import scipy  # scipy.stats is read when it is first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def wilson(hits: float, n: int, confidence: float = 0.95) -> Proportion:
 
 
 def _score_interval(share: float, n: float, confidence: float) -> tuple[float, float]:
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(NormalDist().inv_cdf((1 + confidence) / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # At 0 and 1 the exact end is 0 or 1; rounding must not move it.
@@ -115,7 +115,7 @@ def mean_share(values: ArrayLike, confidence: float = 0.95) -> Proportion:
     mean, n = min(float(v.mean()), 1.0), len(v)
     if n == 1:
         return Proportion(mean, 1, 0.0, 1.0)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * v.std(ddof=1)) / math.sqrt(n)
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * v.std(ddof=1)) / math.sqrt(n)
     return Proportion(mean, n, max(0.0, mean - half), min(1.0, mean + half))
 
 
@@ -123,15 +123,15 @@ def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> Proportion:
     """Return a share with its exact two-sided interval (Clopper & Pearson 1934)."""
     _check(hits, n, confidence)
     tail = (1 - confidence) / 2
-    low = 0.0 if hits == 0 else float(stats.beta.ppf(tail, hits, n - hits + 1))
-    high = 1.0 if hits == n else float(stats.beta.ppf(1 - tail, hits + 1, n - hits))
+    low = 0.0 if hits == 0 else float(scipy.stats.beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits == n else float(scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits))
     return Proportion(hits / n, n, low, high)
 
 
 def lower_bound(hits: int, n: int, alpha: float) -> float:
     """Return the one-sided exact lower bound of a share, wrong with probability at most `alpha`."""
     _check(hits, n, 1 - alpha)
-    return 0.0 if hits == 0 else float(stats.beta.ppf(alpha, hits, n - hits + 1))
+    return 0.0 if hits == 0 else float(scipy.stats.beta.ppf(alpha, hits, n - hits + 1))
 
 
 def mcnemar(
@@ -160,7 +160,7 @@ def mcnemar(
     differ = only_left + int((~left & right).sum())
     if not differ:
         return 1.0
-    return float(stats.binomtest(only_left, differ, 0.5, alternative=alternative).pvalue)
+    return float(scipy.stats.binomtest(only_left, differ, 0.5, alternative=alternative).pvalue)
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def paired_difference(
     d, n = steps / draws, len(steps)
     centre = float(d.sum()) / (n + 2)
     variance = (float((d**2).sum()) + 1) / (n + 2) - centre**2
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(variance / (n + 2))
+    half = float(NormalDist().inv_cdf((1 + confidence) / 2)) * math.sqrt(variance / (n + 2))
     value = float(d.mean())
     return Difference(
         value=value,
@@ -307,7 +307,7 @@ def over_seeds(values: ArrayLike, confidence: float = 0.95) -> Spread:
     if v.ndim != 1 or len(v) < 2 or not bool(np.isfinite(v).all()):
         raise ValueError(f"a spread needs two or more finite values, got {v.tolist()}")
     mean, sd = float(v.mean()), float(v.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(v) - 1)) * sd / math.sqrt(len(v))
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, len(v) - 1)) * sd / math.sqrt(len(v))
     return Spread(mean, sd, float(v.min()), float(v.max()), mean - half, mean + half, len(v))
 
 
@@ -330,11 +330,13 @@ def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) ->
     if not len(low) or not len(high):
         raise ValueError("an ROC curve needs scores of clean and of adversarial images")
     truth = np.repeat([0, 1], [low.size, high.size])
+    from sklearn.metrics import roc_auc_score  # slow to import
+
     area = float(roc_auc_score(truth, np.concatenate([low.ravel(), high.ravel()])))
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     spread = (len(high) - 1) * (q1 - area**2) + (len(low) - 1) * (q2 - area**2)
     error = math.sqrt((area * (1 - area) + spread) / (len(low) * len(high)))
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    half = float(NormalDist().inv_cdf((1 + confidence) / 2)) * error
     # The normal interval shrinks to nothing at 0 and 1; the smaller group says how little is known.
     fewest = min(len(low), len(high))
     floor = wilson(area * fewest, fewest, confidence)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import nn
 
 from redoubtable.gradients import images_per_pass
@@ -238,7 +238,7 @@ def predict(
             with seeded("predict", seed, randomisation.guarantee(), number):
                 votes = _votes(model, image, randomisation, n, batch_size)
             second, most = np.sort(votes)[-2:]
-            p = stats.binomtest(int(most), int(most + second), 0.5).pvalue
+            p = scipy.stats.binomtest(int(most), int(most + second), 0.5).pvalue
             answers.append(int(votes.argmax()) if p <= alpha else ABSTAIN)
     return np.array(answers, dtype=np.int64)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+import scipy
 import torch
-from scipy import stats
 
 from redoubtable.certification.registry import CERTIFICATES
 from redoubtable.types import Images
@@ -36,7 +36,7 @@ class Smoothing:
             upper: bound of the probability of every other class, below it.
             shape: of the image; the radius does not depend on it.
         """
-        return self.noise * float(stats.norm.ppf(lower) - stats.norm.ppf(upper)) / 2
+        return self.noise * float(scipy.stats.norm.ppf(lower) - scipy.stats.norm.ppf(upper)) / 2
 
     def guarantee(self) -> str:
         """Say what holds."""

@@ -17,7 +17,7 @@ from redoubtable.cli.export import export
 from redoubtable.cli.reproduce import reproduce
 from redoubtable.cli.store import store
 from redoubtable.cli.train import train
-from redoubtable.data.memory import keep_to_limit
+from redoubtable.data.memory import keep_freed_memory, keep_to_limit
 from redoubtable.version import __version__
 
 app = typer.Typer(
@@ -61,5 +61,6 @@ def _main(
 def main() -> None:
     """Run the command line."""
     warnings.showwarning = one_line_warning
-    keep_to_limit()
+    if not keep_to_limit():
+        keep_freed_memory()
     app()

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.datasets import load_digits
 
 from redoubtable.data.dataset import Dataset
 from redoubtable.data.source import DATASETS, Source, pool_in_memory
@@ -49,6 +48,8 @@ def _read(split: str) -> Dataset:
 @cache
 def _everything() -> tuple[torch.Tensor, torch.Tensor]:
     """All images and labels, in scikit-learn's order."""
+    from sklearn.datasets import load_digits  # slow to import
+
     stored = load_digits()
     images = _resize(stored.images.astype(np.int64))
     return torch.from_numpy(images)[:, None], torch.from_numpy(stored.target.astype(np.int64))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 from torch import nn
 
 from redoubtable.detectors import Rejecting
@@ -169,6 +168,8 @@ def _separation(
     negatives = clean.suspicion
     positives = np.asarray(pick([c.suspicion for c in attacked], chosen))
     truth = np.repeat([0, 1], [negatives.size, positives.size])
+    from sklearn.metrics import roc_curve  # slow to import
+
     fpr, tpr, _ = roc_curve(truth, np.concatenate([negatives.ravel(), positives.ravel()]))
     keep = np.unique(np.linspace(0, len(fpr) - 1, min(ROC_POINTS, len(fpr))).astype(int))
     return {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from redoubtable.gradients.rectified import Rectified, add_into
 from redoubtable.parts import ManyDraws, networks_of
 from redoubtable.seeding import seeded
 from redoubtable.types import Images, Logits
@@ -130,6 +131,7 @@ def _joined(network: nn.Module) -> fx.GraphModule:
     _join_batch_norms(traced, modules)
     _keep_formats(traced, modules)
     _overwrite(traced, modules)
+    _rectify(traced)
     traced.graph.lint()
     traced.recompile()
     return traced
@@ -224,19 +226,29 @@ def _overwrite(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> None:
             continue
         if node.target is operator.add:
             other = node.args[1] if node.args[0] is mine[0] else node.args[0]
-            node.target, node.args = _add_into, (mine[0], other)
+            node.target, node.args = add_into, (mine[0], other)
             ours.add(node)
         elif _is_relu(node, modules):
             node.op, node.target, node.kwargs = "call_function", torch.relu_, {}
 
 
-def _add_into(place: Tensor, other: Any) -> Tensor:
-    """The sum, in the memory of `place` where it has the same shape and type."""
-    fits = isinstance(other, Tensor) and torch.result_type(place, other) == place.dtype
-    shape = torch.broadcast_shapes(place.shape, other.shape) if fits else None  # type: ignore[no-untyped-call]
-    if shape == place.shape:
-        return place.add_(other)
-    return place + other  # type: ignore[no-any-return]
+def _rectify(traced: fx.GraphModule) -> None:
+    """Make one call of a convolution, what is added to it, and the rectifier that follows."""
+    modules = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        if node.target is not torch.relu_:
+            continue
+        inner = node.args[0]
+        added = inner.args[1:] if inner.target is add_into else ()
+        conv = inner.args[0] if added else inner
+        if type(modules.get(str(conv.target))) is not nn.Conv2d or conv in added:
+            continue
+        name = f"rectified_{node.name}"  # its own: the network may use a convolution twice
+        traced.add_submodule(name, Rectified(modules[str(conv.target)]))
+        node.op, node.target, node.args = "call_module", name, (*conv.args, *added)
+        for done in (inner, conv) if added else (conv,):
+            traced.graph.erase_node(done)
+    traced.delete_all_unused_submodules()
 
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -261,7 +273,7 @@ def _channels_last(gradient: Tensor) -> Tensor:
     return gradient.contiguous(memory_format=torch.channels_last)
 
 
-_OURS = (FastCopy, _LowPrecision, _KeepFormat, fx.GraphModule)
+_OURS = (FastCopy, _LowPrecision, _KeepFormat, Rectified, fx.GraphModule)
 
 
 def _swap(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

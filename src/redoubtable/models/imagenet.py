@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet101_Weights, VGG16_Weights, WeightsEnum
-from torchvision.models import resnet101 as torchvision_resnet101
 
 from redoubtable.models.catalogue import MODELS, check_sizes
 from redoubtable.models.normalize import Normalize
 from redoubtable.types import Images, Logits
+
+if TYPE_CHECKING:  # torchvision takes as long to import as torch, and few commands need it
+    from torchvision.models import WeightsEnum
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,7 +20,7 @@ Numbers = float | Sequence[float] | None
 """Of a normalisation; None for ImageNet's."""
 
 
-def pretrained_state(weights: WeightsEnum) -> dict[str, Tensor]:
+def pretrained_state(weights: "WeightsEnum") -> dict[str, Tensor]:
     """Return torchvision's weights by name, downloaded unless they lie in torch's cache.
 
     Raises:
@@ -83,9 +85,11 @@ class ResNet101(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(classes=classes, channels=channels)
-        state = pretrained_state(ResNet101_Weights.IMAGENET1K_V1) if pretrained else None
+        from torchvision import models
+
+        state = pretrained_state(models.ResNet101_Weights.IMAGENET1K_V1) if pretrained else None
         self.normalize = _normalize(channels, mean, std)
-        self.network = torchvision_resnet101(num_classes=classes)
+        self.network = models.resnet101(num_classes=classes)
         if channels != 3:
             self.network.conv1 = nn.Conv2d(channels, 64, 7, 2, padding=3, bias=False)
             nn.init.kaiming_normal_(self.network.conv1.weight, mode="fan_out")
@@ -155,6 +159,8 @@ class Vgg16(nn.Module):
         check_sizes(classes=classes, channels=channels, hidden=hidden)
         if pretrained and hidden != 4096:
             raise ValueError(f"`hidden` must be 4096 with pretrained=True, got {hidden}")
+        from torchvision.models import VGG16_Weights
+
         state = pretrained_state(VGG16_Weights.IMAGENET1K_V1) if pretrained else None
         self.normalize = _normalize(channels, mean, std)
         layers: list[nn.Module] = []

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from redoubtable.reports.plots import COLOURS, FAINT, GROUND, INK, picture_style, svg
 
@@ -47,6 +46,8 @@ def roc_picture(arrays: Mapping[str, NDArray[Any]]) -> str:
         for index, name in enumerate(names):
             clean, attacked = arrays[f"clean/{name}"], arrays[f"attacked/{name}"]
             truth = np.repeat([0, 1], [len(clean), len(attacked)])
+            from sklearn.metrics import roc_curve  # slow to import
+
             wrong, right, _ = roc_curve(truth, np.concatenate([clean, attacked]))
             axes.plot(wrong, right, label=name, **_style(index))
             least = min(least, 1 / len(clean))

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from redoubtable.statistics import sign_flip
 
@@ -118,7 +118,7 @@ def _notices(differences: NDArray[np.float64], n: int, count: int) -> float:
     least = math.floor(math.log2(1 / level)) + 1  # so many changes in one direction
     if n < least:
         return 1.0
-    sure = float(stats.beta.ppf(0.9, least, n - least + 1))
-    z = float(stats.norm.ppf(0.9) - stats.norm.ppf(level))
+    sure = float(scipy.stats.beta.ppf(0.9, least, n - least + 1))
+    z = float(scipy.stats.norm.ppf(0.9) - scipy.stats.norm.ppf(level))
     change = math.hypot(sure, z * float(differences.std()) / math.sqrt(n))
     return min(1.0, change * (_EARLY_END if count > 1 else 1))
