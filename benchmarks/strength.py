@@ -84,13 +84,14 @@ PAIRS = {
         "deepfool:steps=50",
         lambda net, eps: torchattacks.DeepFool(net, steps=50, overshoot=0.02),
     ),
+    # Theirs rounds a tenth of 784 values up to 40 pairs, ours would round down to 39.
     "jsma": Pair(
         lambda eps: L0(784.0),
-        "jsma:gamma=0.1,theta=1",
+        "jsma:gamma=0.1025,theta=1",
         lambda net, eps: torchattacks.JSMA(net, theta=1.0, gamma=0.1),
         ("mnist-feinman",),
         next_class=True,
-        images=30,
+        images=200,
     ),
     "one_pixel": Pair(
         lambda eps: L0(1.0),
