@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchattacks
 from attacks import ours, results, shown_command
@@ -115,7 +116,7 @@ def compare(
         "torchattacks": lambda: pair.theirs(net, eps)(x, y),
     }
     table: dict[str, Any] = {"threat": str(threat), "attack": pair.text.format(eps=eps)}
-    stands = {}
+    stands, sizes = {}, {}
     for name, run in contenders.items():
         with seeded("strength", seed):
             started = time.perf_counter()
@@ -124,6 +125,12 @@ def compare(
         table[name] = {"seconds": seconds, **results(net, x, y, threat, x_adv)}
         with torch.no_grad():
             stands[name] = (net(x_adv).argmax(1) == y).numpy()
+        sizes[name] = threat.distance(x, x_adv).numpy()
+    # The median of each one's own successes rises with every hard image that the other leaves out.
+    both = ~(stands["ours"] | stands["torchattacks"])
+    table["median_distance_where_both_succeed"] = {
+        name: float(np.median(size[both])) if both.any() else None for name, size in sizes.items()
+    }
     table["p"] = mcnemar(stands["ours"], stands["torchattacks"])
     return table
 
