@@ -54,6 +54,19 @@ def test_networks_have_learned_and_masks_cost_accuracy(experiments: dict[str, An
     assert 0.5 < masked < natural
 
 
+def test_variants_have_their_accuracies_beside_their_maps(experiments: dict[str, Any]) -> None:
+    for variant in ("originals to uniform (V1)", "noisy to uniform (V2)"):
+        assert 0.5 < value(experiments["figure-3"], f"small_cnn, {variant}", "clean") < 1
+
+
+def test_published_numbers_stand_where_the_paper_has_them() -> None:
+    published = {
+        e.name: [p.value for p in e.published] for e in PAPERS["dropping-pixels"].obj().experiments
+    }
+    assert published["table-1"] == [0.939, 0.752, 0.794, 0.811, 0.830]
+    assert published["figure-3"] == [0.789, 0.809]
+
+
 @pytest.mark.parametrize("name", ["figure-5", "figure-6"])
 def test_no_attack_that_knows_all_leaves_more_than_the_papers(
     experiments: dict[str, Any], name: str

@@ -10,7 +10,6 @@ from redoubtable.papers.dropping_pixels.scale import (
     PIXELS,
     RATE,
     UNIFORM,
-    VARIANTS,
     Dropping,
     masked,
 )
@@ -22,25 +21,23 @@ def table_1(lab: Lab[Dropping]) -> Iterator[Row]:
     """Clean accuracy of networks trained in several ways, at the drop rate of the paper."""
     at, grey = f"r = {RATE:g}", lab.images("test", 1).shape[0] == 1
     for name in lab.scale.networks:
-        yield _clean(lab, f"{name}, original", lab.network(NATURAL, name))
+        yield clean(lab, f"{name}, original", lab.network(NATURAL, name))
         grains: tuple[Granularity, ...] = ("element", "pixel")
         for grain in grains[:1] if grey else grains:  # of grey images they are the same
             tail = "" if grain == "element" else ", masks per pixel"
             fixed = lab.network(f"subsampled:rate={RATE:g},granularity={grain}", name)
             uniform = lab.network(UNIFORM if grain == "element" else PIXELS, name)
-            yield _clean(lab, f"{name}, {at}{tail}", masked(fixed, RATE, grain))
-            yield _clean(lab, f"{name}, r ~ U[0, 1]{tail}", masked(uniform, RATE, grain))
-    for variant, title in VARIANTS.items():
-        network = lab.network(variant, lab.scale.networks[-1])
-        yield _clean(lab, f"{lab.scale.networks[-1]}, {title}", masked(network, RATE))
+            yield clean(lab, f"{name}, {at}{tail}", masked(fixed, RATE, grain))
+            yield clean(lab, f"{name}, r ~ U[0, 1]{tail}", masked(uniform, RATE, grain))
 
 
 def figure_2(lab: Lab[Dropping]) -> Iterator[Row]:
     """Clean accuracy against the drop rate, a network for each."""
     for rate in lab.scale.train_rates:
         recipe = f"subsampled:rate={rate:g},granularity=element" if rate else NATURAL
-        yield _clean(lab, lab.scale.networks[0], masked(lab.network(recipe), rate), at=rate)
+        yield clean(lab, lab.scale.networks[0], masked(lab.network(recipe), rate), at=rate)
 
 
-def _clean(lab: Lab[Dropping], series: str, model: nn.Module, at: float | None = None) -> Row:
+def clean(lab: Lab[Dropping], series: str, model: nn.Module, at: float | None = None) -> Row:
+    """The accuracy of a network on clean test images."""
     return Row(series, "accuracy", "clean", lab.accuracy(model), at)
