@@ -126,8 +126,11 @@ def compare(
         with torch.no_grad():
             stands[name] = (net(x_adv).argmax(1) == y).numpy()
         sizes[name] = threat.distance(x, x_adv).numpy()
-    # The median of each one's own successes rises with every hard image that the other leaves out.
-    both = ~(stands["ours"] | stands["torchattacks"])
+    # The median of each one's own successes rises with every hard image that the other leaves out,
+    # and images that are wrong by themselves need no change at all.
+    with torch.no_grad():
+        right = (net(x).argmax(1) == y).numpy()
+    both = right & ~(stands["ours"] | stands["torchattacks"])
     table["median_distance_where_both_succeed"] = {
         name: float(np.median(size[both])) if both.any() else None for name, size in sizes.items()
     }
