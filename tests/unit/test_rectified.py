@@ -51,7 +51,8 @@ def test_calls_are_joined_only_where_the_library_has_them(monkeypatch: pytest.Mo
     assert calls == ["default", "binary", "default"]
     with torch.no_grad():
         call(images, torch.zeros(5, 6, 6))  # it would spread
-        call(images.contiguous(), 0.5)
+        call(images, 0.5)
+        call(images.contiguous())  # of another order in memory
     assert len(calls) == 3
     monkeypatch.setattr(rectified, "_joins", lambda: False)
     assert len(Rectified(conv)(images)) == 4 and len(calls) == 3
