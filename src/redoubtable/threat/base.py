@@ -129,7 +129,8 @@ class ThreatModel(ABC):
             x_adv: (N, C, H, W) images in the box.
         """
         uphill = gradient * column(gap.sign(), gradient)
-        room = torch.where(uphill > 0, 1 - x_adv, x_adv) * (uphill != 0)
+        # By arithmetic: `where` takes a processor several times as long.
+        room = ((uphill > 0).to(x_adv) - x_adv).abs() * (uphill != 0)
         return self.fill(uphill.abs(), room, gap.abs()) * uphill.sign()
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -244,10 +245,10 @@ def _rising_level(weight: Tensor, limit: Tensor, need: Tensor) -> Tensor:
     """
     tiny = torch.finfo(weight.dtype).tiny
     level = need / weight.sum(1, keepdim=True).clamp_min(tiny)
+    whole = torch.nan_to_num(weight * limit)  # a limit may be infinite, and is then never reached
     while True:
-        open_ = limit > level
-        full = (weight * limit).masked_fill(open_, 0).sum(1, keepdim=True)
-        rest = (weight * open_).sum(1, keepdim=True)
+        full = (whole * (limit <= level)).sum(1, keepdim=True)
+        rest = (weight * (limit > level)).sum(1, keepdim=True)
         next_ = ((need - full) / rest).masked_fill(rest == 0, torch.inf)
         # No weight and no need: the level is 0, whatever is open.
         rises = (next_ > level) & (need > 0)
