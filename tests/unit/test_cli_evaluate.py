@@ -117,7 +117,7 @@ def test_only_a_rejection_has_held_out_images(trained: Path, photos: Path) -> No
     assert done.exit_code == 2 and "a defense that rejects" in done.stderr
     for few in ("0", "1000"):
         done = run("evaluate", *where, few, "--defense", "reject")
-        assert done.exit_code == 2 and "`limit` must be" in done.stderr
+        assert done.exit_code == 2 and "`held-out` must be" in done.stderr
 
 
 def build(channels: int = 3, classes: int = 4) -> torch.nn.Module:

@@ -132,7 +132,10 @@ def subject(
     workers = how["workers"]
     clean: tuple[LazyImages, Labels] | None = None
     if fitted:
-        clean = _floats(read(name, "validation", limit=held_out, **how), workers)
+        try:
+            clean = _floats(read(name, "validation", limit=held_out, **how), workers)
+        except ValueError as error:  # under the name that the user knows it by
+            raise ValueError(str(error).replace("`limit`", "`held-out`", 1)) from None
     with watched(clean, "fitting a threshold to clean images") as fit:
         target = guarded(network.to(device), defense or [], fit, seed)
     x, y = _floats(images, workers)
