@@ -54,7 +54,7 @@ def test_calls_are_joined_only_where_the_library_has_them(monkeypatch: pytest.Mo
         call(images, 0.5)
         call(images.contiguous())  # of another order in memory
     assert len(calls) == 3
-    monkeypatch.setattr(rectified, "_joins", lambda: False)
+    monkeypatch.setattr(rectified, "_joins", lambda dtype: False)
     assert len(Rectified(conv)(images)) == 4 and len(calls) == 3
 
 

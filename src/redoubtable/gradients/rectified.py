@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 Pair = tuple[int, int]
-_TYPES = (torch.float32, torch.bfloat16)
 
 
 class Rectified(nn.Module):
@@ -24,12 +23,11 @@ class Rectified(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
-        plain = not isinstance(conv.padding, str) and conv.padding_mode == "zeros"
-        self.joins = plain and _joins()
+        self.plain = not isinstance(conv.padding, str) and conv.padding_mode == "zeros"
 
     def forward(self, x: Tensor, other: Any = None) -> Tensor:
         """Return the rectified features; `other` is added first, if it is given."""
-        if self.joins and self._may(x) and not _gradient_follows(x, other, self.conv.weight):
+        if self.plain and self._may(x) and not _gradient_follows(x, other, self.conv.weight):
             if other is None:
                 return self._call("default", [x], ["relu", [], ""])
             if isinstance(other, Tensor) and other.dtype == x.dtype and self._fits(x, other):
@@ -40,7 +38,7 @@ class Rectified(nn.Module):
     def _may(self, x: Tensor) -> bool:
         # A mode over functions, like that of sampled features, waits for the rectifier's own call.
         watched = torch._C._len_torch_function_stack() > 0
-        typed = x.dtype in _TYPES and x.dtype == self.conv.weight.dtype
+        typed = x.dtype == self.conv.weight.dtype and _joins(x.dtype)
         # Elsewhere in memory the call falls back on others, which bfloat16 does not have.
         in_order = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         return x.device.type == "cpu" and typed and in_order and not watched
@@ -76,16 +74,17 @@ def _gradient_follows(*tensors: Any) -> bool:
     return torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in tensors)
 
 
-@lru_cache(1)
-def _joins() -> bool:
+@lru_cache
+def _joins(dtype: torch.dtype) -> bool:
     """Whether this PyTorch has the joined call, which it does not promise to keep, and it works."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
+    x = torch.ones(1, 2, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(2, 2, 1, 1, dtype=dtype)
     try:
-        x, weight = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1)
         call, alike = torch.ops.mkldnn._convolution_pointwise, ([0, 0], [1, 1], [1, 1], 1)
         one = call(x, weight, None, *alike, "relu", [], "")
         two = call.binary(x, x, weight, None, *alike, "add", 1.0, "relu", [], "")
-    except (AttributeError, RuntimeError, TypeError):
+    except (AttributeError, RuntimeError, TypeError):  # or this processor has not the type
         return False
-    return bool((one == 1).all() and (two == 2).all())
+    return bool((one == 2).all() and (two == 3).all())
