@@ -1,5 +1,7 @@
 """Convolutions joined with what follows them are the calls they stand for."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,21 +43,32 @@ def test_joined_calls_are_those_they_stand_for(other: str, precision: torch.dtyp
 def test_calls_are_joined_only_where_the_library_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = nn.Conv2d(3, 5, 3).requires_grad_(False)
     images = blobs(4).contiguous(memory_format=torch.channels_last)
-    calls = []
-    monkeypatch.setattr(Rectified, "_call", lambda *given: calls.append(given[1]) or images)
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[..., Tensor]:
+        return lambda x, *rest: calls.append(name) or x  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(rectified, "joined_calls", lambda dtype: (noted("alone"), noted("sum")))
     call = Rectified(conv)
     with torch.no_grad():
         call(images)
         call(images, torch.zeros(4, 5, 6, 6))
     call(images)
-    assert calls == ["default", "binary", "default"]
+    assert calls == ["alone", "sum", "alone"]
     with torch.no_grad():
         call(images, torch.zeros(5, 6, 6))  # it would spread
         call(images, 0.5)
         call(images.contiguous())  # of another order in memory
+        call(images[:2], torch.zeros(1, 5, 6, 6))
     assert len(calls) == 3
-    monkeypatch.setattr(rectified, "_joins", lambda dtype: False)
+    monkeypatch.setattr(rectified, "joined_calls", lambda dtype: None)
     assert len(Rectified(conv)(images)) == 4 and len(calls) == 3
+
+
+def test_the_probe_knows_the_types_of_the_library() -> None:
+    assert rectified.joined_calls(torch.float64) is None
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        assert rectified.joined_calls(torch.float32) is not None
 
 
 class Seen(torch.overrides.TorchFunctionMode):

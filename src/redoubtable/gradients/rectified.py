@@ -1,12 +1,13 @@
 """Convolution, sum and rectifier in one call, where no gradient follows."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-Pair = tuple[int, int]
+Calls = tuple[Callable[..., Tensor], Callable[..., Tensor]]
 
 
 class Rectified(nn.Module):
@@ -24,41 +25,35 @@ class Rectified(nn.Module):
         super().__init__()
         self.conv = conv
         self.plain = not isinstance(conv.padding, str) and conv.padding_mode == "zeros"
+        # Asked of the module each time they would cost as much as a small convolution.
+        self.sizes = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
+        self._out: dict[torch.Size, tuple[int, ...]] = {}
 
     def forward(self, x: Tensor, other: Any = None) -> Tensor:
         """Return the rectified features; `other` is added first, if it is given."""
-        if self.plain and self._may(x) and not _gradient_follows(x, other, self.conv.weight):
-            if other is None:
-                return self._call("default", [x], ["relu", [], ""])
-            if isinstance(other, Tensor) and other.dtype == x.dtype and self._fits(x, other):
-                return self._call("binary", [x, other], ["add", 1.0, "relu", [], ""])
-        out: Tensor = self.conv(x)
-        return torch.relu_(out if other is None else add_into(out, other))
-
-    def _may(self, x: Tensor) -> bool:
-        # A mode over functions, like that of sampled features, waits for the rectifier's own call.
-        watched = torch._C._len_torch_function_stack() > 0
-        typed = x.dtype == self.conv.weight.dtype and _joins(x.dtype)
-        # Elsewhere in memory the call falls back on others, which bfloat16 does not have.
-        in_order = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        return x.device.type == "cpu" and typed and in_order and not watched
-
-    def _call(self, kind: str, inputs: list[Tensor], then: list[Any]) -> Tensor:
         conv = self.conv
-        shape = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
-        join = getattr(torch.ops.mkldnn._convolution_pointwise, kind)
-        out: Tensor = join(*inputs, conv.weight, conv.bias, *shape, *then)
-        return out
+        calls = _calls(x, other, conv.weight) if self.plain else None
+        if calls is not None:
+            alone, with_sum = calls
+            if other is None:
+                return alone(x, conv.weight, conv.bias, *self.sizes, "relu", [], "")
+            if isinstance(other, Tensor) and other.dtype == x.dtype and self._fits(x, other):
+                add: tuple[Any, ...] = ("add", 1.0, "relu", [], "")
+                return with_sum(x, other, conv.weight, conv.bias, *self.sizes, *add)
+        out: Tensor = conv(x)
+        return torch.relu_(out if other is None else add_into(out, other))
 
     def _fits(self, x: Tensor, other: Tensor) -> bool:
         """Whether `other` has the shape of the convolution's output, so that nothing spreads."""
-        conv = self.conv
-        if other.ndim != 4 or other.shape[:2] != (len(x), conv.out_channels):
-            return False
-        numbers = (conv.kernel_size, conv.stride, cast(Pair, conv.padding), conv.dilation)
-        sides = zip(x.shape[2:], *numbers, strict=True)
-        out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
-        return list(other.shape[2:]) == out
+        if x.shape not in self._out:
+            conv = self.conv
+            padding = cast(tuple[int, int], conv.padding)
+            sides = zip(
+                x.shape[2:], conv.kernel_size, conv.stride, padding, conv.dilation, strict=True
+            )
+            out = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
+            self._out[x.shape] = (len(x), conv.out_channels, *out)
+        return other.shape == self._out[x.shape]
 
 
 def add_into(place: Tensor, other: Any) -> Tensor:
@@ -70,21 +65,33 @@ def add_into(place: Tensor, other: Any) -> Tensor:
     return place + other  # type: ignore[no-any-return]
 
 
-def _gradient_follows(*tensors: Any) -> bool:
-    return torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in tensors)
+def _calls(x: Tensor, other: Any, weight: Tensor) -> Calls | None:
+    """The joined calls, alone and with a sum, if they may be made of these images."""
+    if torch.is_grad_enabled() and any(
+        getattr(t, "requires_grad", False) for t in (x, other, weight)
+    ):
+        return None
+    # A mode over functions, like that of sampled features, waits for the rectifier's own call.
+    if x.device.type != "cpu" or x.dtype != weight.dtype or torch._C._len_torch_function_stack():
+        return None
+    # Elsewhere in memory the calls fall back on others, which bfloat16 does not have.
+    if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return None
+    return joined_calls(x.dtype)
 
 
 @lru_cache
-def _joins(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has the joined call, which it does not promise to keep, and it works."""
+def joined_calls(dtype: torch.dtype) -> Calls | None:
+    """Return oneDNN's calls, which PyTorch does not promise to keep, if they work for a type."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
+        return None
     x = torch.ones(1, 2, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.ones(2, 2, 1, 1, dtype=dtype)
     try:
-        call, alike = torch.ops.mkldnn._convolution_pointwise, ([0, 0], [1, 1], [1, 1], 1)
-        one = call(x, weight, None, *alike, "relu", [], "")
-        two = call.binary(x, x, weight, None, *alike, "add", 1.0, "relu", [], "")
+        calls = torch.ops.mkldnn._convolution_pointwise
+        alone, with_sum, alike = calls.default, calls.binary, ([0, 0], [1, 1], [1, 1], 1)
+        one = alone(x, weight, None, *alike, "relu", [], "")
+        two = with_sum(x, x, weight, None, *alike, "add", 1.0, "relu", [], "")
     except (AttributeError, RuntimeError, TypeError):  # or this processor has not the type
-        return False
-    return bool((one == 2).all() and (two == 3).all())
+        return None
+    return (alone, with_sum) if bool((one == 2).all() and (two == 3).all()) else None
