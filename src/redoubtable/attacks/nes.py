@@ -16,7 +16,7 @@ Directions = Callable[[Tensor], Tensor]
 """Random directions for images of the shape of what is given."""
 
 
-@ATTACKS.register("nes", threats=(Linf, L2), access="score")
+@ATTACKS.register("nes", threats=(Linf, L2), access="score", differences=True)
 def nes(
     model: nn.Module,
     x: Images,

@@ -30,18 +30,20 @@ ATTACKS: Registry[Attack] = Registry(
 )
 """Facts: `threats`, the norms an attack works under, and `access`, what it sees of the model:
 "gradient", "score", "label" or "transfer"; `minimal`, whether it looks for the smallest change
-and so may stay well inside the radius (False where it is not stated)."""
+and so may stay well inside the radius, and `differences`, whether it compares answers to nearby
+images, which bf16 can't tell apart (both False where they are not stated)."""
 
 ARGUMENTS = frozenset(
     {"targets", "steps", "step_size", "restarts", "queries", "loss", "success", "eot", "momentum"}
     | {"batch_size", "alpha", "draws", "stop"}
     | {"label", "const", "confidence", "theta", "gamma", "search_steps", "classes"}
-    | {"population", "surrogates", "on", "pairs", "sigma"}
+    | {"population", "surrogates", "on", "pairs", "sigma", "tanh"}
 )
 """The argument names an attack may use; those after the second line are published algorithms' own:
 `search_steps` of a binary search, `classes` that are aimed at in turn, the `population` of an
 evolution, the `surrogates` that a transfer attack searches on, what a saliency map is taken `on`
-and whether of `pairs`, and `sigma`, how far away a gradient is estimated."""
+and whether of `pairs`, `sigma`, how far away a gradient is estimated, and whether variables are a
+`tanh` of the pixels."""
 
 
 def check_threat(name: str, threat: ThreatModel) -> None:

@@ -12,7 +12,7 @@ from redoubtable.threat import L2, Linf, ThreatModel
 from redoubtable.types import Images, Labels, Loss
 
 
-@ATTACKS.register("spsa", threats=(Linf, L2), access="score")
+@ATTACKS.register("spsa", threats=(Linf, L2), access="score", differences=True)
 def spsa(
     model: nn.Module,
     x: Images,

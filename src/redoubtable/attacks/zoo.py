@@ -17,7 +17,7 @@ _WIDTH = 1e-4
 """Half the width of a difference, in units of the variable (the authors' h)."""
 
 
-@ATTACKS.register("zoo", threats=(L2,), access="score", minimal=True)
+@ATTACKS.register("zoo", threats=(L2,), access="score", minimal=True, differences=True)
 def zoo(
     model: nn.Module,
     x: Images,
@@ -31,17 +31,18 @@ def zoo(
     search_steps: int | None = None,
     const: float | None = None,
     confidence: float = 0.0,
+    tanh: bool = False,
     success: Loss = margin,
     eot: int = 1,
     batch_size: int | None = None,
 ) -> Images:
     """ZOO-Adam (Chen et al. 2017, arXiv:1708.03999, algorithms 1 and 2), no gradient needed.
 
-    Minimises |delta|^2 + const * max(confidence - margin, 0), the margin of log-probabilities, over
-    tanh variables. Each step takes `draws` random coordinates of each image, estimates the slope of
-    each by a symmetric difference, and moves them by an Adam with a clock per coordinate. The slope
-    of |delta|^2 is known and not estimated. The authors' shrunken attack space and importance
-    sampling, which they use on large images, are left out.
+    Minimises |delta|^2 + const * max(confidence - margin, 0), the margin of log-probabilities. Each
+    step takes `draws` random coordinates of each image, estimates the slope of each by a symmetric
+    difference, and moves them by an Adam with a clock per coordinate. The slope of |delta|^2 is
+    known and not estimated. The authors' shrunken attack space and importance sampling, which they
+    use on large images, are left out.
 
     An image whose objective has not fallen for a tenth of the steps after a success leaves until
     the next round, as in the authors' code; on a random model none does.
@@ -59,6 +60,9 @@ def zoo(
         const: the weight of the margin; None for a search from 0.01. Given with `search_steps`, it
             is what the search starts from; given alone, it is fixed (the authors' 0.5).
         confidence: the margin that an image must exceed to count as a success.
+        tanh: search tanh variables, as the authors do on CIFAR-10, instead of the pixels
+            themselves, clipped, as they do on MNIST. Black and white pixels lie so far out on a
+            tanh that they hardly move.
         success: a margin, positive once the attack succeeded; the one that is raised.
         eot: random draws of the model that an answer is averaged over.
         batch_size: images in one pass.
@@ -75,7 +79,7 @@ def zoo(
     if not step_size > 0 or (const is not None and not const > 0):
         raise ValueError(f"`step_size` and `const` must be positive, got {step_size} and {const}")
     near = Nearest(model, x, y, targets, success, threat, eot, batch_size, confidence)
-    descent = _Descent(near, success, y, targets, steps, step_size, draws, confidence)
+    descent = _Descent(near, success, y, targets, steps, step_size, draws, confidence, tanh)
     weight = near.x.new_full((len(x),), 0.01 if const is None else const)
     low, high = torch.zeros_like(weight), torch.full_like(weight, torch.inf)
     for _ in range(rounds):
@@ -99,9 +103,11 @@ class _Descent:
         step_size: float,
         draws: int,
         confidence: float,
+        tanh: bool,
     ) -> None:
         facts = facts_of(near.model)
         self.near, self.steps, self.step_size, self.confidence = near, steps, step_size, confidence
+        self.tanh = tanh
         self.draws = min(draws, near.x[0].numel()) if len(near.x) else draws
         self.leaves = not (facts.stochastic or facts.batch_dependent)
         self.strongest = near.x.clone()
@@ -110,13 +116,15 @@ class _Descent:
 
     def run(self, const: Tensor) -> Tensor:
         """Take the steps of one round from the clean images; return (N,) which succeeded."""
-        near, w = self.near, (_INSIDE * (2 * self.near.x - 1)).atanh().flatten(1)
+        near, w = self.near, self.near.x.flatten(1).clone()
+        if self.tanh:
+            w = (_INSIDE * (2 * w - 1)).atanh()
         mean, square, clock = torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(w)
         reached = torch.zeros_like(self.peak, dtype=torch.bool)
         before = torch.full_like(self.peak, torch.inf)
         index = torch.arange(len(w), device=w.device)
         for step in range(self.steps + 1):  # the last image is only looked at
-            image = _image(w[index], near.x)
+            image = self._grey(w[index]).view(-1, *near.x.shape[1:])
             won, value = self._offer(index, image)
             reached[index] |= won
             if self.leaves:
@@ -137,19 +145,20 @@ class _Descent:
             square[rows, at] = 0.999 * square[rows, at] + 0.001 * slope**2
             ahead = mean[rows, at] / (1 - 0.9 ** clock[rows, at])
             root = (square[rows, at] / (1 - 0.999 ** clock[rows, at])).sqrt() + 1e-8
-            w[rows, at] -= self.step_size * ahead / root
+            moved = w[rows, at] - self.step_size * ahead / root
+            w[rows, at] = moved if self.tanh else moved.clamp(0, 1)
         return reached
 
     def _slope(self, w: Tensor, at: Tensor, index: Tensor, const: Tensor) -> Tensor:
         """(M, draws) estimated slopes of the objective along the coordinates `at`."""
-        near, base, there = self.near, _grey(w), w.gather(1, at)
-        delta = _grey(there) - near.x[index].flatten(1).gather(1, at)
-        known = delta * (1 - there.tanh() ** 2)
+        near, base, there = self.near, self._grey(w), w.gather(1, at)
+        delta = self._grey(there) - near.x[index].flatten(1).gather(1, at)
+        known = delta * (1 - there.tanh() ** 2) if self.tanh else 2 * delta
         share = max(1, (near.batch_size or 512) // (2 * len(w)))
         gains = []
         for some in torch.split(at, share, dim=1):
             here = w.gather(1, some)
-            values = _grey(torch.stack([here + _WIDTH, here - _WIDTH]))
+            values = self._grey(torch.stack([here + _WIDTH, here - _WIDTH]))
             around = base.expand(2, some.shape[1], *base.shape).transpose(1, 2).clone()
             around.scatter_(3, some.expand(2, *some.shape)[..., None], values[..., None])
             looks = near.look(around.view(-1, *near.x.shape[1:]))
@@ -157,6 +166,10 @@ class _Descent:
             above, below = self._value(looks, owner).view(2, len(w), -1)
             gains.append((above - below) / (2 * _WIDTH))
         return known - const[index, None] * torch.cat(gains, 1)
+
+    def _grey(self, w: Tensor) -> Tensor:
+        """The pixels of some variables."""
+        return (w.tanh() + 1) / 2 if self.tanh else w
 
     def _value(self, logits: Logits, index: Tensor) -> Tensor:
         """The margin, up to the confidence; of log-probabilities it is the same as of logits."""
@@ -172,12 +185,3 @@ class _Descent:
         self.strongest[index] = torch.where(stronger, images, self.strongest[index])
         self.peak[index] = torch.maximum(value, self.peak[index])
         return won, self._value(logits, index)
-
-
-def _grey(w: Tensor) -> Tensor:
-    return (w.tanh() + 1) / 2
-
-
-def _image(w: Tensor, like: Images) -> Images:
-    """(M, features) variables to images."""
-    return _grey(w).view(-1, *like.shape[1:])

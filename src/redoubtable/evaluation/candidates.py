@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.attacks import chosen
+from redoubtable.attacks import ATTACKS, chosen
 from redoubtable.attacks.rounding import round_to_8_bits
 from redoubtable.evaluation.chunks import Chunks, read
 from redoubtable.evaluation.environment import hardware
@@ -139,7 +139,7 @@ class Bench:
     settings: Settings
     journal: Journal
     tick: Callable[[str], None] = lambda cell: None
-    _copies: dict[str, FastCopy] = field(default_factory=dict)
+    _copies: dict[tuple[str, str], FastCopy] = field(default_factory=dict)
     _given: dict[str, Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -182,7 +182,7 @@ class Bench:
             arguments["surrogates"] = [m.to(self.device).eval() for m in _surrogates(bound)]
 
         def run(x: Images, y: Labels, ball: ThreatModel | None) -> Images:
-            target = self._copy(view)
+            target = self._copy(view, bound.text)
             passes = facts_of(target).passes
             if "batch_size" in takes:
                 arguments.setdefault("batch_size", max(1, self.settings.batch_size // passes))
@@ -191,13 +191,19 @@ class Bench:
 
         return self._candidate(view, bound, threat, run, fallen)
 
-    def _copy(self, view: View) -> FastCopy:
-        """The fast copy that attacks of one view search on."""
-        if view not in self._copies:
+    def _copy(self, view: View, attack: str) -> FastCopy:
+        """The fast copy that an attack of one view searches on.
+
+        Differences of nearby images are lost in bf16, so attacks by such search in fp32.
+        """
+        name = attack.partition(":")[0]
+        fine = name in ATTACKS and ATTACKS[name].facts.get("differences", False)
+        precision: Literal["fp32", "bf16"] = "fp32" if fine else self.settings.precision
+        if (view, precision) not in self._copies:
             model = bare(self.model) if view == "static" else self.model
             sample = self.data.first(2)[0].to(self.device)
-            self._copies[view] = fast_copy(model, sample, self.settings.precision)
-        return self._copies[view]
+            self._copies[view, precision] = fast_copy(model, sample, precision)
+        return self._copies[view, precision]
 
     def _candidate(
         self,
@@ -275,7 +281,8 @@ class Bench:
         name = (s.seed, piece.view, piece.attack, threat and threat.key, start)
         copies: tuple[nn.Module, ...] = ()
         if piece.view != "clean":
-            copies = (self._copy(piece.view), self._copy(piece.view).exact)
+            copy = self._copy(piece.view, piece.attack)
+            copies = (copy, copy.exact)
         x_adv = x
         with counted(*copies) as passes, seeded("attack", *name):
             if len(x):

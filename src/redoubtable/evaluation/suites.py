@@ -208,7 +208,7 @@ SUITES: Mapping[str, Suite] = {
             Line("pgd:loss=cross_entropy,momentum=0,steps=20", (Linf,)),
             Line("pgd:eot=32,loss=cross_entropy,momentum=0,steps=12,step_size=2/255", (Linf,)),
             Line("carlini_wagner:const=0.2", (L2,)),
-            Line("zoo", (L2,)),
+            Line("zoo:tanh=True", (L2,)),
             Line("one_pixel", (L0,)),
         ),
         False,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from redoubtable.attacks import nes, spsa, zoo
 from redoubtable.attacks.nes import estimate
@@ -196,6 +196,41 @@ def test_zoo_moves_the_coordinates_it_has_drawn() -> None:
     moved = ((found - x).abs() > 1e-4).flatten(1).sum(1)
     assert moved.tolist() == [8] * len(x)
     assert blind.asked == len(x) * (1 + 2 * 8 + 1)
+
+
+def test_zoo_moves_black_and_white_pixels_only_without_tanh() -> None:
+    """On a tanh they lie so far out that a hundred steps hardly move them."""
+    x, y = torch.tensor([0.0, 1.0]).repeat(1, 3, 4, 2), torch.zeros(1, dtype=torch.long)
+    moved = {}
+    for tanh in (True, False):
+        with seeded("zoo"):
+            found = zoo(
+                Linear2(x),
+                x,
+                y,
+                L2(torch.inf),
+                steps=40,
+                draws=96,
+                const=50.0,
+                step_size=0.01,
+                tanh=tanh,
+            )
+        moved[tanh] = float((found - x).abs().amax())
+        assert bool((found >= 0).all() and (found <= 1).all())
+    assert moved[True] < 0.01 < 0.05 < moved[False]
+
+
+class Linear2(nn.Module):
+    """Two classes by a plane that lies at some distance from an image."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.weight, self.middle = 1 - 2 * x, x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class 0 until the pixels have moved inwards by a tenth in the mean."""
+        moved = (self.weight * (images - self.middle)).flatten(1).mean(1)
+        return torch.stack([0.1 - moved, moved - 0.1], 1)
 
 
 def test_zoo_asks_for_no_more_images_at_once_than_it_may() -> None:
