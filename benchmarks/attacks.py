@@ -299,7 +299,7 @@ def zoo(root: Path, images: int, repeats: int) -> dict[str, Any]:
     # Not in bf16, in which differences over 1e-4 vanish.
     text = "zoo:steps={},const=10"
     contenders = {
-        "ours, 60 steps": ours(net, x, y, L2(torch.inf), text.format(60)),
+        "ours, 30 steps": ours(net, x, y, L2(torch.inf), text.format(30)),
         "ours": ours(net, x, y, L2(torch.inf), text.format(100)),
         "art": lambda: torch.from_numpy(theirs.generate(x.numpy(), y.numpy())),
     }
