@@ -326,12 +326,12 @@ def auc(negatives: ArrayLike, positives: ArrayLike, confidence: float = 0.95) ->
     Raises:
         ValueError: one of the two is empty or a score is not finite.
     """
+    from sklearn.metrics import roc_auc_score  # slow to import
+
     low, high = np.asarray(negatives, dtype=float), np.asarray(positives, dtype=float)
     if not len(low) or not len(high):
         raise ValueError("an ROC curve needs scores of clean and of adversarial images")
     truth = np.repeat([0, 1], [low.size, high.size])
-    from sklearn.metrics import roc_auc_score  # slow to import
-
     area = float(roc_auc_score(truth, np.concatenate([low.ravel(), high.ravel()])))
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     spread = (len(high) - 1) * (q1 - area**2) + (len(low) - 1) * (q2 - area**2)

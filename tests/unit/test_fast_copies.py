@@ -9,13 +9,7 @@ from torch import Tensor, nn
 
 from redoubtable.defenses import InputTransform, Subsample, Vote
 from redoubtable.detectors import Entropy, Rejecting
-from redoubtable.gradients import (
-    FastCopy,
-    exact_model,
-    fast_copies,
-    fast_copy,
-    input_gradient,
-)
+from redoubtable.gradients import FastCopy, exact_model, fast_copies, fast_copy, input_gradient
 from redoubtable.gradients.rectified import Rectified, add_into
 from redoubtable.losses import aim, cross_entropy, margin
 from redoubtable.models import create

@@ -198,3 +198,9 @@ def test_both_ways_to_a_water_level_fill_alike(seed: int) -> None:
     ]
     torch.testing.assert_close(filled[0], torch.minimum(need, whole), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(filled[1], filled[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_limit_may_be_infinite() -> None:
+    weight, limit = torch.ones(1, 2), torch.tensor([[torch.inf, 0.5]])
+    level = _rising_level(weight, limit, torch.tensor([[2.0]]))
+    assert level.item() == pytest.approx(1.5)

@@ -63,9 +63,9 @@ def keep_to_limit() -> bool:
 def keep_freed_memory() -> bool:
     """Keep what is freed for the next batch, which needs as much again; whether it does.
 
-    By itself glibc gives feature maps back to the system after a pass, which clears the same pages
-    for the next one: of large batches in a small network up to a quarter of the time. The process
-    stays as large as it was at its largest. An allocator that the environment sets is left alone.
+    By itself glibc gives feature maps back to the system after a pass, and the system clears the
+    same pages for the next one. The process stays as large as it was at its largest. An allocator
+    that the environment sets is left alone.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return False

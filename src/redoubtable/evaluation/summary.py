@@ -164,12 +164,12 @@ def _separation(
     accuracy, at the guard's own threshold, so the curve is of that attack; one made for another
     threshold has another curve.
     """
+    from sklearn.metrics import roc_curve  # slow to import
+
     chosen = worst_candidate([defended(c.selection, y, classes) for c in attacked])
     negatives = clean.suspicion
     positives = np.asarray(pick([c.suspicion for c in attacked], chosen))
     truth = np.repeat([0, 1], [negatives.size, positives.size])
-    from sklearn.metrics import roc_curve  # slow to import
-
     fpr, tpr, _ = roc_curve(truth, np.concatenate([negatives.ravel(), positives.ravel()]))
     keep = np.unique(np.linspace(0, len(fpr) - 1, min(ROC_POINTS, len(fpr))).astype(int))
     return {

@@ -157,7 +157,7 @@ def _slope_of(value: Tensor, images: Images) -> Tensor:
         (slope,) = torch.autograd.grad(value.sum(), images, allow_unused=True)
     if slope is None:
         raise ValueError(_NO_GRADIENT)
-    # A channels-last copy gives its own layout back, and attacks add the two: three times as slow.
+    # A channels-last copy gives its own layout back, and sums of two layouts are slow.
     return slope.contiguous() if images.is_contiguous() else slope
 
 

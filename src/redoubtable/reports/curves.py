@@ -39,6 +39,8 @@ def roc_picture(arrays: Mapping[str, NDArray[Any]]) -> str:
         arrays: `clean/NAME` and `attacked/NAME`, (n,) scores of each detector, and `log`, whether
             false positives stand on a logarithmic axis.
     """
+    from sklearn.metrics import roc_curve  # slow to import
+
     with picture_style():
         figure, axes = _axes()
         names = [k.removeprefix("attacked/") for k in arrays if k.startswith("attacked/")]
@@ -46,8 +48,6 @@ def roc_picture(arrays: Mapping[str, NDArray[Any]]) -> str:
         for index, name in enumerate(names):
             clean, attacked = arrays[f"clean/{name}"], arrays[f"attacked/{name}"]
             truth = np.repeat([0, 1], [len(clean), len(attacked)])
-            from sklearn.metrics import roc_curve  # slow to import
-
             wrong, right, _ = roc_curve(truth, np.concatenate([clean, attacked]))
             axes.plot(wrong, right, label=name, **_style(index))
             least = min(least, 1 / len(clean))

@@ -1,5 +1,7 @@
 """NES, SPSA and ZOO: gradients from answers alone, against slopes that are known."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -218,6 +220,29 @@ def test_zoo_moves_black_and_white_pixels_only_without_tanh() -> None:
         moved[tanh] = float((found - x).abs().amax())
         assert bool((found >= 0).all() and (found <= 1).all())
     assert moved[True] < 0.01 < 0.05 < moved[False]
+
+
+def test_zoo_asks_only_for_pixels_inside_the_box() -> None:
+    """A class that only whiter images would reach pulls the pixels no further than to white."""
+    asked: list[Tensor] = []
+
+    def whiter(images: Tensor) -> Tensor:
+        asked.append(images.detach())
+        bright = images.flatten(1).mean(1)
+        return torch.stack([2 - bright, bright], 1)
+
+    x, y = torch.full((2, 3, 4, 4), 0.98), torch.zeros(2, dtype=torch.long)
+    zoo(Answers(whiter), x, y, L2(torch.inf), steps=10, draws=48, const=50.0)
+    assert torch.cat(asked).max() > 1 - 1e-6
+    assert torch.cat(asked).max() < 1 + 2e-4  # a difference reaches 1e-4 further
+
+
+class Answers(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = answer  # type: ignore[method-assign]
 
 
 class Linear2(nn.Module):
