@@ -1,15 +1,18 @@
 """Pictures of curves that an experiment kept as arrays: lines, and ROC curves of detectors."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from redoubtable.reports.plots import COLOURS, FAINT, GROUND, INK, picture_style, svg
+from redoubtable.reports.plots import COLOURS, FAINT, INK, blank, in_percent, picture_style, svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DASHES = ("-", "--", ":")
 
@@ -60,8 +63,8 @@ def roc_picture(arrays: Mapping[str, NDArray[Any]]) -> str:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("false positives")
         axes.set_ylabel("detected")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        in_percent(axes.yaxis)
+        in_percent(axes.xaxis, decimals=None)
         return _finished(figure, axes)
 
 
@@ -72,7 +75,7 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.6, 4.2), facecolor=GROUND, layout="constrained")
+    figure = blank(7.6, 4.2, layout="constrained")
     return figure, figure.subplots()
 
 

@@ -1,21 +1,32 @@
 """Pictures of a reproduction: small charts side by side, one for each series."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from redoubtable.explanations import SubsampledMaps
 from redoubtable.reports.curves import curves_picture, roc_picture
 from redoubtable.reports.explanations import filters_picture, maps_picture
-from redoubtable.reports.plots import COLOURS, FAINT, GROUND, INK, as_uri, picture_style, svg
+from redoubtable.reports.plots import (
+    COLOURS,
+    FAINT,
+    INK,
+    as_uri,
+    blank,
+    in_percent,
+    picture_style,
+    svg,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = 5
 _LINES = {
@@ -37,11 +48,7 @@ def lines(experiment: Mapping[str, Any]) -> str:
     columns = min(_COLUMNS, len(series))
     height = math.ceil(len(series) / columns)
     with picture_style():
-        figure = Figure(
-            figsize=(2.4 * columns + 1.2, 2.3 * height + 0.9),
-            facecolor=GROUND,
-            layout="constrained",
-        )
+        figure = blank(2.4 * columns + 1.2, 2.3 * height + 0.9, layout="constrained")
         grid = figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(series) :]:
             axes.set_visible(False)
@@ -62,6 +69,8 @@ def lines(experiment: Mapping[str, Any]) -> str:
 
 
 def _chart(axes: Axes, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for view, (tint, dash, label) in _LINES.items():
         for measure in dict.fromkeys(r["measure"] for r in rows):
             points = sorted(
@@ -87,7 +96,7 @@ def _chart(axes: Axes, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         )  # fmt: skip
     axes.set_title(name, fontsize=10)
     axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    in_percent(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -1,24 +1,27 @@
 """Pictures of records as data URIs: matplotlib figures without its global state.
 
 The same record gives the same bytes. Figures stand on a light ground of their own, so that they
-can be read on a light and on a dark page; colours are those of Okabe & Ito (2008).
+can be read on a light and on a dark page; colours are those of Okabe & Ito (2008). Matplotlib is
+imported where a figure begins: it is slow to start, and most processes draw none.
 """
+
+from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import imsave
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from redoubtable.reports.record import Record, area, has_static
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of models, in their order in the record; told apart by the colour-blind."""
@@ -73,7 +76,7 @@ def curve(group: Sequence[Record]) -> str | None:
             axes.axvline(radius, color=INK, linewidth=1, linestyle=":", zorder=1)
         axes.set_xlim(left=0)
         if norm in _COUNTED:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            whole_numbers(axes.xaxis)
         _finish(figure, axes)
         return svg(figure)
 
@@ -109,7 +112,7 @@ def roc(group: Sequence[Record]) -> str | None:
         axes.set_xlabel("clean images rejected")
         axes.set_ylabel("attacked images rejected")
         axes.set_xlim(0, 1)
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        in_percent(axes.xaxis)
         _finish(figure, axes)
         return svg(figure)
 
@@ -134,7 +137,7 @@ def against(series: Sequence[tuple[str, Mapping[Any, Mapping[str, Any]]]], what:
             )  # fmt: skip
         axes.set_xlabel(what)
         axes.set_ylabel("accuracy")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.xaxis)
         _finish(figure, axes)
         return svg(figure)
 
@@ -142,14 +145,37 @@ def against(series: Sequence[tuple[str, Mapping[Any, Mapping[str, Any]]]], what:
 @contextmanager
 def picture_style() -> Iterator[None]:
     """Matplotlib's defaults and our few words, whatever a user's matplotlibrc says; then its."""
+    import matplotlib as mpl
+
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
 
 
+def blank(width: float, height: float, layout: Literal["constrained"] | None) -> Figure:
+    """Return an empty figure of a size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor=GROUND, layout=layout)
+
+
+def in_percent(axis: Axis, decimals: int | None = 0) -> None:
+    """Label shares in percent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=decimals))
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Label an axis at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
 def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, facecolor=GROUND, layout="constrained")
+    figure = blank(*_SIZE, layout="constrained")
     return figure, figure.add_subplot(facecolor=GROUND)
 
 
@@ -159,7 +185,7 @@ _HALF = 26
 
 def _finish(figure: Figure, axes: Axes) -> None:
     axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    in_percent(axes.yaxis)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -207,6 +233,8 @@ def as_uri(kind: str, content: bytes) -> str:
 
 def picture(image: NDArray[np.float32]) -> str:
     """Return one image as a PNG: (C, H, W) in [0, 1], grey unless it has three channels."""
+    from matplotlib.image import imsave
+
     content = io.BytesIO()
     imsave(content, _pixels(image), format="png", origin="upper", metadata=_UNSIGNED)
     return as_uri("image/png", content.getvalue())
@@ -240,7 +268,7 @@ def montage(
     count, below = len(titles), 0.22 if notes else 0.0
     height = (1.25 + below) * len(rows) + 0.4
     with picture_style():
-        figure = Figure(figsize=(1.1 * count + 1.2, height), facecolor=GROUND)
+        figure = blank(1.1 * count + 1.2, height, layout=None)
         for r, (row, name) in enumerate(zip(rows, names, strict=True)):
             for c, image in enumerate(row):
                 axes = figure.add_subplot(len(rows), count, 1 + r * count + c)
