@@ -1,5 +1,6 @@
 """Convolutions joined with what follows them are the calls they stand for."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -48,7 +49,8 @@ def test_calls_are_joined_only_where_the_library_has_them(monkeypatch: pytest.Mo
     def noted(name: str) -> Callable[..., Tensor]:
         return lambda x, *rest: calls.append(name) or x  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(rectified, "joined_calls", lambda dtype: (noted("alone"), noted("sum")))
+    joined = noted("alone"), noted("sum"), lambda weight, *rest: weight
+    monkeypatch.setattr(rectified, "joined_calls", lambda dtype: joined)
     call = Rectified(conv)
     with torch.no_grad():
         call(images)
@@ -86,3 +88,24 @@ def test_a_mode_over_functions_still_sees_rectifiers() -> None:
     with torch.no_grad(), Seen() as seen:
         quick(blobs(2, 3, 8, 8))
     assert seen.count == 19
+
+
+def test_weights_are_brought_into_order_anew_when_they_or_the_images_change() -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
+    call = Rectified(conv)
+    for images in (blobs(4), blobs(2), blobs(2, 3, 9, 7), blobs(4)):
+        images = images.contiguous(memory_format=torch.channels_last)
+        for change in (1.0, -2.0, 0.5):
+            conv.weight.mul_(change)
+            assert torch.allclose(call(images), torch.relu(conv(images)), atol=1e-5)
+    call.to(torch.bfloat16)
+    assert call(images.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_used_call_can_be_copied() -> None:
+    call, images = Rectified(nn.Conv2d(3, 5, 3)).requires_grad_(False), blobs(2)
+    images = images.contiguous(memory_format=torch.channels_last)
+    before = call(images)
+    twin = copy.deepcopy(call)
+    call.conv.weight.zero_()
+    assert torch.equal(twin(images), before) and not torch.equal(call(images), before)

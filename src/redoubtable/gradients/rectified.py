@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-Calls = tuple[Callable[..., Tensor], Callable[..., Tensor]]
+Call = Callable[..., Tensor]
 
 
 class Rectified(nn.Module):
@@ -28,20 +28,37 @@ class Rectified(nn.Module):
         # Asked of the module each time they would cost as much as a small convolution.
         self.sizes = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
         self._out: dict[torch.Size, tuple[int, ...]] = {}
+        self._packed: tuple[Any, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}  # which cannot be copied, only made anew
 
     def forward(self, x: Tensor, other: Any = None) -> Tensor:
         """Return the rectified features; `other` is added first, if it is given."""
         conv = self.conv
         calls = _calls(x, other, conv.weight) if self.plain else None
         if calls is not None:
-            alone, with_sum = calls
+            alone, with_sum, pack = calls
             if other is None:
-                return alone(x, conv.weight, conv.bias, *self.sizes, "relu", [], "")
+                weight = self._weight(x, pack)
+                return alone(x, weight, conv.bias, *self.sizes, "relu", [], "")
             if isinstance(other, Tensor) and other.dtype == x.dtype and self._fits(x, other):
                 add: tuple[Any, ...] = ("add", 1.0, "relu", [], "")
-                return with_sum(x, other, conv.weight, conv.bias, *self.sizes, *add)
+                return with_sum(x, other, self._weight(x, pack), conv.bias, *self.sizes, *add)
         out: Tensor = conv(x)
         return torch.relu_(out if other is None else add_into(out, other))
+
+    def _weight(self, x: Tensor, pack: Call) -> Tensor:
+        """The weight in oneDNN's own order, which it would otherwise bring it into in every pass.
+
+        For few images that costs as much as a tenth of the convolution. The order may differ from
+        shape to shape; only the last one is kept.
+        """
+        weight = self.conv.weight
+        key = (x.shape, weight.data_ptr(), weight._version)
+        if self._packed is None or self._packed[0] != key:
+            self._packed = key, pack(weight, *self.sizes, x.shape)
+        return self._packed[1]
 
     def _fits(self, x: Tensor, other: Tensor) -> bool:
         """Whether `other` has the shape of the convolution's output, so that nothing spreads."""
@@ -65,14 +82,14 @@ def add_into(place: Tensor, other: Any) -> Tensor:
     return place + other  # type: ignore[no-any-return]
 
 
-def _calls(x: Tensor, other: Any, weight: Tensor) -> Calls | None:
-    """The joined calls, alone and with a sum, if they may be made of these images."""
+def _calls(x: Tensor, other: Any, weight: Tensor) -> tuple[Call, Call, Call] | None:
+    """Those of `joined_calls`, if they may be made of these images."""
     if torch.is_grad_enabled() and any(
         getattr(t, "requires_grad", False) for t in (x, other, weight)
     ):
         return None
     # A mode over functions, like that of sampled features, waits for the rectifier's own call.
-    if x.device.type != "cpu" or x.dtype != weight.dtype or torch._C._len_torch_function_stack():
+    if not x.is_cpu or x.dtype != weight.dtype or torch._C._len_torch_function_stack():
         return None
     # Elsewhere in memory the calls fall back on others, which bfloat16 does not have.
     if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
@@ -81,17 +98,22 @@ def _calls(x: Tensor, other: Any, weight: Tensor) -> Calls | None:
 
 
 @lru_cache
-def joined_calls(dtype: torch.dtype) -> Calls | None:
-    """Return oneDNN's calls, which PyTorch does not promise to keep, if they work for a type."""
+def joined_calls(dtype: torch.dtype) -> tuple[Call, Call, Call] | None:
+    """Return oneDNN's calls, which PyTorch does not promise to keep, if they work for a type.
+
+    Alone, with a sum, and what brings a weight into the order of both.
+    """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     x = torch.ones(1, 2, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.ones(2, 2, 1, 1, dtype=dtype)
     try:
         calls = torch.ops.mkldnn._convolution_pointwise
+        pack = torch.ops.mkldnn._reorder_convolution_weight.default
         alone, with_sum, alike = calls.default, calls.binary, ([0, 0], [1, 1], [1, 1], 1)
-        one = alone(x, weight, None, *alike, "relu", [], "")
-        two = with_sum(x, x, weight, None, *alike, "add", 1.0, "relu", [], "")
+        packed = pack(weight, *alike, x.shape)
+        one = alone(x, packed, None, *alike, "relu", [], "")
+        two = with_sum(x, x, packed, None, *alike, "add", 1.0, "relu", [], "")
     except (AttributeError, RuntimeError, TypeError):  # or this processor has not the type
         return None
-    return (alone, with_sum) if bool((one == 2).all() and (two == 3).all()) else None
+    return (alone, with_sum, pack) if bool((one == 2).all() and (two == 3).all()) else None
