@@ -291,18 +291,22 @@ def zoo(root: Path, images: int, repeats: int) -> dict[str, Any]:
     from art.attacks.evasion import ZooAttack
 
     net, x, y = subject(NATURAL, root, images)
-    theirs = ZooAttack(
-        art_classifier(net, x), max_iter=100, binary_search_steps=1, initial_const=10.0,
-        nb_parallel=128, batch_size=1, use_resize=False, use_importance=False, learning_rate=0.01,
-        variable_h=1e-4, verbose=False,
-    )  # fmt: skip
-    # Not in bf16, in which differences over 1e-4 vanish.
-    text = "zoo:steps={},const=10"
-    contenders = {
-        "ours, 30 steps": ours(net, x, y, L2(torch.inf), text.format(30)),
-        "ours": ours(net, x, y, L2(torch.inf), text.format(100)),
-        "art": lambda: torch.from_numpy(theirs.generate(x.numpy(), y.numpy())),
-    }
+
+    def theirs(steps: int, draws: int, step_size: float) -> Contender:
+        attack = ZooAttack(
+            art_classifier(net, x), max_iter=steps, binary_search_steps=1, initial_const=10.0,
+            nb_parallel=draws, batch_size=1, use_resize=False, use_importance=False,
+            learning_rate=step_size, variable_h=1e-4, verbose=False,
+        )  # fmt: skip
+        return lambda: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+    # The authors' draws and steps' length, and a fifth of the queries with longer steps.
+    budgets = {"": (100, 128, 0.01), ", 40 steps, 64 draws, twice as long": (40, 64, 0.02)}
+    contenders: dict[str, Contender] = {}
+    for said, (steps, draws, step_size) in budgets.items():
+        text = f"zoo:steps={steps},draws={draws},step_size={step_size},const=10"
+        contenders[f"ours{said}"] = ours(net, x, y, L2(torch.inf), text)
+        contenders[f"art{said}"] = theirs(steps, draws, step_size)
     return against(net, x, y, L2(torch.inf), contenders, repeats)
 
 
@@ -350,7 +354,7 @@ COMPARISONS: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] =
     "standard_in_one_process": (standard_in_one_process, 100),
     "lean": (lean, 500),
     "one_pixel": (one_pixel, 20),
-    "zoo": (zoo, 8),
+    "zoo": (zoo, 16),
     "eot": (eot, 64),
 }
 """Comparisons, with how many images they take by default."""
