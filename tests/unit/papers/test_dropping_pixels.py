@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from redoubtable.cli import app
 from redoubtable.papers import PAPERS
+from redoubtable.papers.dropping_pixels import attacks
 from redoubtable.papers.dropping_pixels.attacks import paper_attacks
 from redoubtable.papers.dropping_pixels.scale import SCALES, budget_of, threat_of
 from redoubtable.papers.frame import scaled
@@ -141,6 +142,16 @@ def test_the_l0_budget_counts_pixels_or_values(monkeypatch: pytest.MonkeyPatch) 
     for unit, text in (("pixel", "L0:30"), ("element", "L0values:92")):  # A4
         lab = Lab(scaled(SCALES, f"cpu:l0_unit={unit}"), "cifar10-jpeg", None, Path("unused"))
         assert str(threat_of(lab, "L0")) == text
+
+
+def test_figure_6_runs_under_one_norm_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacks, "_attacked", lambda lab, norms: list(norms))
+    for text, norms in (("cpu", ["Linf", "L2"]), ("cpu:norms=L2", ["L2"])):
+        lab = Lab(scaled(SCALES, text), "gtsrb", None, Path("unused"))
+        assert list(attacks.figure_6(lab)) == norms
+    for wrong in ("L0", "Linf;l2", ""):
+        with pytest.raises(ValueError, match="`norms` of figure 6 are Linf and L2, got"):
+            scaled(SCALES, f"cpu:norms={wrong}")
 
 
 def test_three_hundredths_of_the_pixels_are_rounded_down() -> None:

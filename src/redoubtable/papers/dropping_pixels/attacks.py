@@ -35,7 +35,7 @@ def figure_5(lab: Lab[Dropping]) -> Iterator[Row]:
 
 def figure_6(lab: Lab[Dropping]) -> Iterator[Row]:
     """Accuracy under L2 and Linf attacks against the drop rate."""
-    yield from _attacked(lab, ("Linf", "L2"))
+    yield from _attacked(lab, lab.scale.norms)
 
 
 def paper_attacks(lab: Lab[Dropping], norm: str, masks: int = 10) -> list[str]:

@@ -60,6 +60,7 @@ class Dropping(Scale):
     Attributes:
         rates: drop rates that are attacked.
         train_rates: drop rates of the networks of figure 2.
+        norms: of figure 6; one alone for a run of half the length.
         steps: of the attacks, of the paper's number; 1 for all.
         eps_scale: what the paper's radii and steps are of: images in [-1, 1], "centred", so that
             they are halved here, or in [0, 1], "unit".
@@ -74,6 +75,7 @@ class Dropping(Scale):
 
     rates: Sequence[float] = ()
     train_rates: Sequence[float] = ()
+    norms: Sequence[str] = ("Linf", "L2")
     steps: float = 1.0
     eps_scale: Literal["centred", "unit"] = "centred"
     l0_unit: Literal["pixel", "element"] = "pixel"
@@ -83,6 +85,12 @@ class Dropping(Scale):
     samples: tuple[int, int] = (1000, 10_000)
     certified: int = 500
     maps: int = 500
+
+    def __post_init__(self) -> None:
+        """Refuse norms that figure 6 does not have."""
+        super().__post_init__()
+        if not self.norms or not set(self.norms) <= {"Linf", "L2"}:
+            raise ValueError(f"`norms` of figure 6 are Linf and L2, got {'; '.join(self.norms)}")
 
 
 SCALES = {
