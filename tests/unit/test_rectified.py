@@ -98,6 +98,8 @@ def test_weights_are_brought_into_order_anew_when_they_or_the_images_change() ->
         for change in (1.0, -2.0, 0.5):
             conv.weight.mul_(change)
             assert torch.allclose(call(images), torch.relu(conv(images)), atol=1e-5)
+        conv.weight.data = -conv.weight  # of which torch counts no change
+        assert torch.allclose(call(images), torch.relu(conv(images)), atol=1e-5)
     call.to(torch.bfloat16)
     assert call(images.to(torch.bfloat16)).dtype == torch.bfloat16
 
