@@ -130,9 +130,9 @@ def test_damaged_files_are_left_out_with_one_warning(root, monkeypatch, workers)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             data = read(root, split, damaged="skip", workers=workers)
-        assert [f"left out {len(hit)} damaged" in str(w.message) for w in caught] == (
-            [True] if hit else []
-        )
+        # PyTorch has a warning of its own for more workers than there are cores.
+        told = [t for w in caught if "worker processes" not in (t := str(w.message))]
+        assert [f"left out {len(hit)} damaged" in t for t in told] == ([True] if hit else [])
         # Nothing else moves from one split to another, and the length is known.
         expected = before[split] - (bad if hit else set())
         assert set(numbers(data)) == expected and len(data) == len(expected)
