@@ -51,8 +51,7 @@ class Rectified(nn.Module):
     def _weight(self, x: Tensor, pack: Call) -> Tensor:
         """The weight in oneDNN's own order, which it would otherwise bring it into in every pass.
 
-        For few images that costs as much as a tenth of the convolution. The order may differ from
-        shape to shape; only the last one is kept.
+        The order may differ from shape to shape; only the last one is kept.
         """
         weight = self.conv.weight
         key = (x.shape, weight.data_ptr(), weight._version)
