@@ -15,7 +15,7 @@ from redoubtable.attacks.rounding import round_to_8_bits
 from redoubtable.evaluation.chunks import Chunks, read
 from redoubtable.evaluation.environment import hardware
 from redoubtable.evaluation.journal import Arrays, Journal
-from redoubtable.evaluation.outcomes import Look, look
+from redoubtable.evaluation.outcomes import Bar, Look, look
 from redoubtable.evaluation.passes import Passes, counted
 from redoubtable.evaluation.plan import BoundAttack, registered
 from redoubtable.evaluation.turns import all_of
@@ -49,7 +49,8 @@ class Settings:
         draws: answers per image on a random model, for selection and again for the report.
         chunk: consecutive examples that one piece of work covers.
         batch_size: network images in one pass, the memory bound.
-        precision: of the copy that attacks search on.
+        precision: of the copy that attacks search on, and on which of a random model the worst
+            attack is chosen.
         eight_bit: round what attacks return to the 256 steps of an image file.
         keep: of how many of the first examples the adversarial images are kept.
     """
@@ -113,6 +114,7 @@ class Piece:
         attack: its text; "" for clean.
         threat: for all examples; None for clean.
         open: (M,) the examples of the chunk that are attacked.
+        bar: of these, what the attacks before leave; None where it does not matter.
     """
 
     number: int
@@ -120,6 +122,7 @@ class Piece:
     attack: str
     threat: ThreatModel | None
     open: NDArray[np.int64]
+    bar: Bar | None
 
 
 @dataclass
@@ -164,6 +167,7 @@ class Bench:
         bound: BoundAttack,
         threat: ThreatModel,
         fallen: NDArray[np.bool_] | None = None,
+        bar: Bar | None = None,
     ) -> Candidate:
         """Return the images of an attack on the bare ("static") or the whole ("adaptive") model.
 
@@ -172,6 +176,9 @@ class Bench:
             bound: the attack.
             threat: what it may change.
             fallen: (N,) examples that it leaves out, to be filled in from those before it.
+            bar: what the attacks before it leave. An example that it leaves more of keeps the
+                selection's draws in its report too: nobody would choose it, and so nobody needs
+                fresh ones.
 
         Raises:
             ValueError: the attack returned something that is no legal image.
@@ -189,7 +196,7 @@ class Bench:
             given = chosen(arguments, target, x, y)
             return bound.entry.obj(target, x, y, ball or threat, **given)
 
-        return self._candidate(view, bound, threat, run, fallen)
+        return self._candidate(view, bound, threat, run, fallen, bar)
 
     def _copy(self, view: View, attack: str) -> FastCopy:
         """The fast copy that an attack of one view searches on.
@@ -212,6 +219,7 @@ class Bench:
         threat: ThreatModel | None,
         run: Run,
         fallen: NDArray[np.bool_] | None = None,
+        bar: Bar | None = None,
     ) -> Candidate:
         spared = np.zeros(len(self.data), dtype=bool) if fallen is None else fallen
         # The settings of a function that was given can't be named, so nothing of it is kept,
@@ -224,8 +232,9 @@ class Bench:
         def cell(number: int) -> Arrays:
             start = self.data.starts[number]
             open_ = np.flatnonzero(~spared[start : start + self.data.length])
-            piece = Piece(number, sees, bound.text if bound else "", threat, open_)
-            key = self._key(sees, bound, threat, number, open_)
+            its = bar and bar.select(start + open_)
+            piece = Piece(number, sees, bound.text if bound else "", threat, open_, its)
+            key = self._key(piece, bound)
             name = repr((view, bound and id(bound.entry.obj), key))
             if kept:
                 arrays = self.journal.cell(key, lambda: self._chunk(piece, run))
@@ -241,28 +250,22 @@ class Bench:
         text = bound.text if bound else ""
         return Candidate(view, text, passes=Passes(forward, backward), carried=spared, **joined)
 
-    def _key(
-        self,
-        view: View,
-        bound: BoundAttack | None,
-        threat: ThreatModel | None,
-        number: int,
-        open_: NDArray[np.int64],
-    ) -> Mapping[str, Any]:
+    def _key(self, piece: Piece, bound: BoundAttack | None) -> Mapping[str, Any]:
         s = self.settings
         return {
             "model": self.digest,
             "code": [self.code, digest_source_files(bound.entry.obj) if bound else ""],
             "device": hardware(self.device),
-            "data": self.data.digests[number],
-            "start": self.data.starts[number],
-            "open": open_.tolist(),
-            "view": view,
-            "attack": bound.text if bound else "",
+            "data": self.data.digests[piece.number],
+            "start": self.data.starts[piece.number],
+            "open": piece.open.tolist(),
+            "bar": piece.bar and [piece.bar.good.tolist(), piece.bar.right.tolist()],
+            "view": piece.view,
+            "attack": piece.attack,
             "digest": bound and bound.entry.facts.get("digest"),
             # A folder's name does not say which weights are in it.
             "surrogates": [digest_model(m) for m in _surrogates(bound)],
-            "threat": threat and threat.key,
+            "threat": piece.threat and piece.threat.key,
             "seed": s.seed,
             "draws": s.draws,
             "precision": s.precision,
@@ -292,7 +295,7 @@ class Bench:
             if s.eight_bit:
                 x_adv = round_to_8_bits(x_adv, x)
                 _check_legal(piece.attack, x_adv, x, ball)
-        looks = [self._look(purpose, x_adv, name) for purpose in ("selection", "report")]
+        looks = self._looks(piece, x_adv, y.cpu().numpy(), name)
         distance = ball.distance(x, x_adv) if ball else torch.zeros(len(x))
         shown = whole.index_copy(0, index, x_adv)[: max(0, s.keep - start)]
         full = len(whole)
@@ -306,14 +309,30 @@ class Bench:
             "images": shown.clone().float().cpu().numpy(),
         }
 
-    def _look(self, purpose: str, x: Images, name: tuple[Any, ...]) -> Look:
-        """The true model's answers to images, under the random state of a purpose."""
+    def _looks(
+        self, piece: Piece, x: Images, y: NDArray[np.int64], name: tuple[Any, ...]
+    ) -> tuple[Look, Look]:
+        """The answers that the worst attack is chosen on, and those that are reported."""
+        # Of a random model the choice is a part of the search; only what is reported must be true.
+        searched = self.facts.stochastic and piece.view != "clean"
+        chooses = self._copy("adaptive", piece.attack) if searched else self.model
+        selection = self._look(chooses, "selection", x, name)
+        if piece.bar is None:
+            return selection, self._look(self.model, "report", x, name)
+        again = np.flatnonzero(piece.bar.reached(selection.answers, y))
+        fresh = self._look(self.model, "report", x[torch.from_numpy(again).to(x.device)], name)
+        answers, suspicion = selection.answers.copy(), selection.suspicion.copy()
+        answers[again], suspicion[again] = fresh.answers, fresh.suspicion
+        return selection, Look(answers, suspicion)
+
+    def _look(self, model: nn.Module, purpose: str, x: Images, name: tuple[Any, ...]) -> Look:
+        """A model's answers to images, under the random state of a purpose."""
         if len(x) == 0:
             suspicion = np.empty((0, self.draws if self.facts.abstains else 0), np.float32)
             return Look(np.empty((0, self.draws), np.int16), suspicion)
         passes_per_image = max(1, self.settings.batch_size // self.facts.passes)
         with seeded(purpose, *name):
-            return look(self.model, x, self.draws, passes_per_image, self.facts.abstains)
+            return look(model, x, self.draws, passes_per_image, self.facts.abstains)
 
 
 def classes_of(model: nn.Module, x: LazyImages, y: Labels) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redoubtable.evaluation.candidates import Bench, Candidate
-from redoubtable.evaluation.outcomes import defended
+from redoubtable.evaluation.outcomes import Bar
 from redoubtable.evaluation.plan import BoundAttack
 from redoubtable.evaluation.turns import all_of
 from redoubtable.threat import ThreatModel
@@ -39,10 +39,11 @@ def attack_all(
     if before is None or bench.facts.batch_dependent:
         return all_of(partial(bench.attacked, view, bound, threat) for bound in attacks)
     found: list[Candidate] = []
+    y = bench.data.y.numpy()
+    bar = Bar.of(before.selection, y, classes)
     for bound in attacks:
-        stands = defended(before.selection, bench.data.y.numpy(), classes).any(1)
-        fallen = np.asarray(~stands)
-        before = carry(bench.attacked(view, bound, threat, fallen), before)
+        before = carry(bench.attacked(view, bound, threat, bar.good == 0, bar), before)
+        bar = bar.lowered(before.selection, y)
         found.append(before)
     return found
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from redoubtable.parts import facts_of
+from redoubtable.gradients import images_per_pass
 from redoubtable.statistics import Proportion, share_of_draws, wilson
 from redoubtable.types import Images
 
@@ -45,7 +45,7 @@ def look(model: nn.Module, x: Images, draws: int, batch_size: int, abstains: boo
         ValueError: an answer is NaN, which would count as class 0.
     """
     answers, suspicion = [], []
-    size = max(1, len(x)) if facts_of(model).batch_dependent else batch_size
+    size = images_per_pass(model, x, 1, batch_size)
     with torch.no_grad():
         for _ in range(draws):
             out = torch.cat([model(part.clone()) for part in torch.split(x, size)])
@@ -60,6 +60,43 @@ def look(model: nn.Module, x: Images, draws: int, batch_size: int, abstains: boo
         torch.stack(answers, 1).numpy().astype(np.int16),
         (torch.stack(suspicion, 1) if suspicion else empty).numpy(),
     )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Of how many draws each example stands after the attacks so far, the least of them.
+
+    An attack that leaves more of both is none that anyone would show.
+
+    Attributes:
+        classes: K; the answer K is a rejection.
+        good: (N,) draws that count for the defender.
+        right: (N,) draws of the true class.
+    """
+
+    classes: int
+    good: NDArray[np.int64]
+    right: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, answers: Answers, y: NDArray[np.int64], classes: int) -> "Bar":
+        """Return the bar that (N, draws) answers set."""
+        good, right = defended(answers, y, classes), correct(answers, y)
+        return cls(classes, good.sum(1), right.sum(1))
+
+    def lowered(self, answers: Answers, y: NDArray[np.int64]) -> "Bar":
+        """Return the bar after (N, draws) more answers."""
+        new = Bar.of(answers, y, self.classes)
+        return Bar(self.classes, np.minimum(self.good, new.good), np.minimum(self.right, new.right))
+
+    def reached(self, answers: Answers, y: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (N,) where (N, draws) answers leave no more of one of the two."""
+        new = Bar.of(answers, y, self.classes)
+        return np.asarray((new.good <= self.good) | (new.right <= self.right))
+
+    def select(self, index: NDArray[np.int64]) -> "Bar":
+        """Return the bar of some examples."""
+        return Bar(self.classes, self.good[index], self.right[index])
 
 
 def correct(answers: Answers, y: NDArray[np.int64]) -> Flags:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from redoubtable.attacks import ATTACKS, fgsm, pgd
 from redoubtable.data import load
-from redoubtable.evaluation import SUITES, Settings, Suite, evaluate
+from redoubtable.detectors import Entropy, Rejecting
+from redoubtable.evaluation import SUITES, Settings, Suite, candidates, evaluate, outcomes
 from redoubtable.evaluation.plan import expand
 from redoubtable.evaluation.suites import Line
+from redoubtable.gradients import FastCopy
 from redoubtable.models import create, load_model
 from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
@@ -86,6 +88,43 @@ def test_a_cascade_on_a_random_model_sees_what_stands_in_any_draw(
     later = e.arrays["adaptive/seen/selection"]
     assert np.array_equal(later[fallen], e.arrays[last["adaptive"]][fallen])
     assert e.robust_accuracy == pytest.approx(whole.robust_accuracy, abs=0.1)
+
+
+def test_only_what_may_be_chosen_is_looked_at_afresh(
+    net: nn.Module, x: Tensor, y: Tensor, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[bool, int]] = []
+
+    def noted(model: nn.Module, x: Tensor, *rest: Any) -> Any:
+        looks.append((isinstance(model, FastCopy), len(x)))
+        return outcomes.look(model, x, *rest)
+
+    monkeypatch.setattr(candidates, "look", noted)
+    model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20)
+    e = quick(model, x, y, Linf(0.1), ["pgd:steps=10", "seen"], cascade=True, settings=settings)
+    labels = e.arrays["y"]
+    names = [n for n in e.arrays if n.startswith("adaptive/") and n.endswith("/selection")]
+    first, last = names[0], names[-1]
+    good, right = (
+        [rule(e.arrays[n]) for n in ("clean/selection", *names)]
+        for rule in (
+            lambda a: outcomes.defended(a, labels, 4).sum(1),
+            lambda a: outcomes.correct(a, labels).sum(1),
+        )
+    )
+    open_ = np.min(good[:-1], 0) > 0
+    beaten = open_ & (good[-1] > np.min(good[:-1], 0)) & (right[-1] > np.min(right[:-1], 0))
+    fresh = (e.arrays[last] != e.arrays[last.replace("selection", "report")]).any(1)
+    assert 0 < beaten.sum() < open_.sum()
+    assert not fresh[beaten].any() and fresh[open_ & ~beaten].any()
+    assert (e.arrays[first] != e.arrays[first.replace("selection", "report")]).any()
+    # Looked at by the model itself: the clean images twice, and of an attack what is reported.
+    assert looks[:2] == [(False, len(x)), (False, len(x))]
+    assert [on_copy for on_copy, _ in looks[2:]] == [True, False] * (len(looks) // 2 - 1)
+    assert looks[-1] == (False, int((open_ & ~beaten).sum()))
+    looks.clear()
+    quick(net, x, y, Linf(0.1), "fgsm")
+    assert not any(on_copy for on_copy, _ in looks)  # it answers every time alike
 
 
 def test_a_curve_of_a_random_model_shows_every_attack_all_images(

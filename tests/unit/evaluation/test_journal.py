@@ -93,7 +93,7 @@ def test_a_cell_names_no_number_of_a_device(net: nn.Module, x: Tensor, y: Tensor
     assert candidates.hardware(torch.device("cpu")) == "cpu"
     data = candidates.Chunks(x, y, 15)
     bench = candidates.Bench(net, data, candidates.Settings(chunk=15), Journal(None))
-    key = bench._key("clean", None, None, 1, np.arange(15))
+    key = bench._key(candidates.Piece(1, "clean", "", None, np.arange(15), None), None)
     assert key["device"] == "cpu" and key["start"] == 15
 
 
