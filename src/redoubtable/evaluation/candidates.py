@@ -321,7 +321,10 @@ class Bench:
             return selection, self._look(self.model, "report", x, name)
         again = np.flatnonzero(piece.bar.reached(selection.answers, y))
         fresh = self._look(self.model, "report", x[torch.from_numpy(again).to(x.device)], name)
-        answers, suspicion = selection.answers.copy(), selection.suspicion.copy()
+        # By half, so that the first halves of both share no draw: checks look at no more.
+        answers, suspicion = (
+            np.roll(rows, self.draws // 2, 1) for rows in (selection.answers, selection.suspicion)
+        )
         answers[again], suspicion[again] = fresh.answers, fresh.suspicion
         return selection, Look(answers, suspicion)
 

@@ -114,8 +114,10 @@ def test_only_what_may_be_chosen_is_looked_at_afresh(
     )
     open_ = np.min(good[:-1], 0) > 0
     beaten = open_ & (good[-1] > np.min(good[:-1], 0)) & (right[-1] > np.min(right[:-1], 0))
-    fresh = (e.arrays[last] != e.arrays[last.replace("selection", "report")]).any(1)
+    report = e.arrays[last.replace("selection", "report")]
+    fresh = (np.roll(e.arrays[last], 10, 1) != report).any(1)
     assert 0 < beaten.sum() < open_.sum()
+    assert (e.arrays[last][beaten, :10] != report[beaten, :10]).any()  # two halves, no draw in both
     assert not fresh[beaten].any() and fresh[open_ & ~beaten].any()
     assert (e.arrays[first] != e.arrays[first.replace("selection", "report")]).any()
     # Looked at by the model itself: the clean images twice, and of an attack what is reported.
