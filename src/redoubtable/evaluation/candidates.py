@@ -314,8 +314,8 @@ class Bench:
     ) -> tuple[Look, Look]:
         """The answers that the worst attack is chosen on, and those that are reported."""
         # Of a random model the choice is a part of the search; only what is reported must be true.
-        searched = self.facts.stochastic and piece.view != "clean"
-        chooses = self._copy("adaptive", piece.attack) if searched else self.model
+        random = self.facts.stochastic
+        chooses = self._copy("adaptive", piece.attack) if random else self.model
         selection = self._look(chooses, "selection", x, name)
         if piece.bar is None:
             return selection, self._look(self.model, "report", x, name)
