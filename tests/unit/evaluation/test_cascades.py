@@ -91,42 +91,61 @@ def test_a_cascade_on_a_random_model_sees_what_stands_in_any_draw(
 
 
 def test_only_what_may_be_chosen_is_looked_at_afresh(
-    net: nn.Module, x: Tensor, y: Tensor, seen: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    net: nn.Module, x: Tensor, y: Tensor, seen: list[int], register: Register,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     looks: list[tuple[bool, int]] = []
 
-    def noted(model: nn.Module, x: Tensor, *rest: Any) -> Any:
+    def noted(bench: Any, model: nn.Module, purpose: str, x: Tensor, name: Any) -> Any:
         looks.append((isinstance(model, FastCopy), len(x)))
-        return outcomes.look(model, x, *rest)
+        return look(bench, model, purpose, x, name)
 
-    monkeypatch.setattr(candidates, "look", noted)
-    model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20)
-    e = quick(model, x, y, Linf(0.1), ["pgd:steps=10", "seen"], cascade=True, settings=settings)
+    @register("still")
+    def still(model: nn.Module, x: Images, y: Labels, threat: Any) -> Images:
+        """Leave more than the attack before it."""
+        return x
+
+    look = candidates.Bench._look
+    monkeypatch.setattr(candidates.Bench, "_look", noted)
+    model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20, chunk=11)
+    attacks = ["pgd:steps=10,loss=evasion_margin", "still", "seen"]
+    e = quick(model, x, y, Linf(0.1), attacks, cascade=True, settings=settings)
     labels = e.arrays["y"]
     names = [n for n in e.arrays if n.startswith("adaptive/") and n.endswith("/selection")]
-    first, last = names[0], names[-1]
-    good, right = (
-        [rule(e.arrays[n]) for n in ("clean/selection", *names)]
-        for rule in (
-            lambda a: outcomes.defended(a, labels, 4).sum(1),
-            lambda a: outcomes.correct(a, labels).sum(1),
-        )
-    )
-    open_ = np.min(good[:-1], 0) > 0
-    beaten = open_ & (good[-1] > np.min(good[:-1], 0)) & (right[-1] > np.min(right[:-1], 0))
-    report = e.arrays[last.replace("selection", "report")]
-    fresh = (np.roll(e.arrays[last], 10, 1) != report).any(1)
-    assert 0 < beaten.sum() < open_.sum()
-    assert (e.arrays[last][beaten, :10] != report[beaten, :10]).any()  # two halves, no draw in both
-    assert not fresh[beaten].any() and fresh[open_ & ~beaten].any()
-    assert (e.arrays[first] != e.arrays[first.replace("selection", "report")]).any()
-    # The copy chooses, the model itself gives what is reported.
-    assert [on_copy for on_copy, _ in looks] == [True, False] * (len(looks) // 2)
-    assert looks[1] == (False, len(x))
-    assert looks[-1] == (False, int((open_ & ~beaten).sum()))
+    good = [outcomes.defended(e.arrays[n], labels, 4).sum(1) for n in ("clean/selection", *names)]
+    right = [outcomes.correct(e.arrays[n], labels).sum(1) for n in ("clean/selection", *names)]
+    for i, name in enumerate(names):
+        least, least_right = np.min(good[: i + 1], 0), np.min(right[: i + 1], 0)
+        beaten = (least > 0) & (good[i + 1] > least) & (right[i + 1] > least_right)
+        may = (least > 0) & ~beaten
+        shown, report = e.arrays[name], e.arrays[name.replace("selection", "report")]
+        assert np.array_equal(np.roll(shown, 10, 1)[beaten], report[beaten])
+        fresh = (np.roll(shown, 10, 1) != report).any(1)
+        assert fresh[may].any() == may.any()
+        # In three chunks, and there as many pairs of looks.
+        those = looks[-6 * (len(names) - i) :][:6]
+        assert [on_copy for on_copy, _ in those] == [True, False] * 3
+        assert sum(n for _, n in those[::2]) == int((least > 0).sum())
+        assert sum(n for _, n in those[1::2]) == int(may.sum())
+    assert beaten.any() and may.any()
     looks.clear()
     quick(net, x, y, Linf(0.1), "fgsm")
     assert not any(on_copy for on_copy, _ in looks)  # it answers every time alike
+
+
+def test_what_leaves_no_more_of_one_of_two_counts_may_be_chosen() -> None:
+    y, before = np.array([0, 0, 0]), np.array([[0, 0, 1, 3]] * 3, dtype=np.int16)
+    bar = outcomes.Bar.of(before, y, 3)
+    assert bar.good.tolist() == [3] * 3 and bar.right.tolist() == [2] * 3
+    ties, more, rejected = [0, 0, 1, 3], [0, 0, 0, 3], [0, 3, 3, 3]
+    after = np.array([ties, more, rejected], dtype=np.int16)
+    assert bar.reached(after, y).tolist() == [True, False, True]
+    wrong = np.array([[0, 0, 0, 1]] * 3, dtype=np.int16)  # no fewer right, no more good
+    assert bar.reached(wrong, y).all()
+    lower = bar.lowered(after, y)
+    assert lower.good.tolist() == [3, 3, 3] and lower.right.tolist() == [2, 2, 1]
+    assert lower.lowered(np.ones((3, 4), dtype=np.int16), y).good.tolist() == [0, 0, 0]
+    assert lower.select(np.array([2])).right.tolist() == [1]
 
 
 def test_a_curve_of_a_random_model_shows_every_attack_all_images(

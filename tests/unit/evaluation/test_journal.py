@@ -1,6 +1,7 @@
 """What a cell is named by, and who may compute it."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 import redoubtable
 from redoubtable import files
-from redoubtable.evaluation import candidates
+from redoubtable.evaluation import candidates, outcomes
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.turns import TakenError, all_of, finish
 from redoubtable.files import claimed, digest_package
@@ -95,6 +96,18 @@ def test_a_cell_names_no_number_of_a_device(net: nn.Module, x: Tensor, y: Tensor
     bench = candidates.Bench(net, data, candidates.Settings(chunk=15), Journal(None))
     key = bench._key(candidates.Piece(1, "clean", "", None, np.arange(15), None), None)
     assert key["device"] == "cpu" and key["start"] == 15
+
+
+def test_a_cell_is_named_by_what_stood_before(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    data = candidates.Chunks(x, y, 30)
+    bench = candidates.Bench(net, data, candidates.Settings(), Journal(None))
+    bars = [outcomes.Bar(4, np.full(30, n), np.full(30, m)) for n, m in ((2, 2), (2, 1), (1, 1))]
+    pieces = [
+        candidates.Piece(0, "adaptive", "fgsm", Linf(0.1), np.arange(30), bar)
+        for bar in (None, *bars)
+    ]
+    keys = {json.dumps(dict(bench._key(piece, None)), default=str) for piece in pieces}
+    assert len(keys) == 4
 
 
 HOLDER = """
