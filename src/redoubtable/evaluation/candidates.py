@@ -322,9 +322,9 @@ class Bench:
         again = np.flatnonzero(piece.bar.reached(selection.answers, y))
         fresh = self._look(self.model, "report", x[torch.from_numpy(again).to(x.device)], name)
         # By half, so that the first halves of both share no draw: checks look at no more.
-        answers, suspicion = (
-            np.roll(rows, self.draws // 2, 1) for rows in (selection.answers, selection.suspicion)
-        )
+        half = self.draws // 2
+        answers = np.roll(selection.answers, half, 1)
+        suspicion = np.roll(selection.suspicion, half, 1)
         answers[again], suspicion[again] = fresh.answers, fresh.suspicion
         return selection, Look(answers, suspicion)
 
