@@ -316,11 +316,11 @@ class Bench:
         # Of a random model the choice is a part of the search; only what is reported must be true.
         random = self.facts.stochastic
         chooses = self._copy("adaptive", piece.attack) if random else self.model
-        selection = self._look(chooses, "selection", x, name)
+        selection = self._look("selection", chooses, x, name)
         if piece.bar is None:
-            return selection, self._look(self.model, "report", x, name)
+            return selection, self._look("report", self.model, x, name)
         again = np.flatnonzero(piece.bar.reached(selection.answers, y))
-        fresh = self._look(self.model, "report", x[torch.from_numpy(again).to(x.device)], name)
+        fresh = self._look("report", self.model, x[torch.from_numpy(again).to(x.device)], name)
         # By half, so that the first halves of both share no draw: checks look at no more.
         half = self.draws // 2
         answers = np.roll(selection.answers, half, 1)
@@ -328,7 +328,7 @@ class Bench:
         answers[again], suspicion[again] = fresh.answers, fresh.suspicion
         return selection, Look(answers, suspicion)
 
-    def _look(self, model: nn.Module, purpose: str, x: Images, name: tuple[Any, ...]) -> Look:
+    def _look(self, purpose: str, model: nn.Module, x: Images, name: tuple[Any, ...]) -> Look:
         """A model's answers to images, under the random state of a purpose."""
         if len(x) == 0:
             suspicion = np.empty((0, self.draws if self.facts.abstains else 0), np.float32)

@@ -96,9 +96,9 @@ def test_only_what_may_be_chosen_is_looked_at_afresh(
 ) -> None:  # fmt: skip
     looks: list[tuple[bool, int]] = []
 
-    def noted(bench: Any, model: nn.Module, purpose: str, x: Tensor, name: Any) -> Any:
+    def noted(bench: Any, purpose: str, model: nn.Module, x: Tensor, name: Any) -> Any:
         looks.append((isinstance(model, FastCopy), len(x)))
-        return look(bench, model, purpose, x, name)
+        return look(bench, purpose, model, x, name)
 
     @register("still")
     def still(model: nn.Module, x: Images, y: Labels, threat: Any) -> Images:
