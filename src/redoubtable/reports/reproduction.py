@@ -1,6 +1,7 @@
 """A reproduction's record as tables in a terminal, as Markdown and as one page."""
 
 import base64
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,13 +215,17 @@ def _percent(share: float) -> str:
 
 
 def _table(experiment: Mapping[str, Any]) -> Table:
-    """A terminal's table; an interval stands below its number, so that many fit side by side."""
+    """A terminal's table; an interval stands below its number, so that many fit side by side.
+
+    Heads break between words, or six columns would leave the names no room in 80.
+    """
     head, rows = cells(experiment)
     title = f"{experiment['name']}, {experiment['data']}: {experiment['title']}"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column(head[0], overflow="fold")
+    table.add_column(head[0], overflow="fold", min_width=10)
     for name in head[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
+        broken = textwrap.fill(name, 8, break_long_words=False)
+        table.add_column(broken, justify="right", no_wrap=True)
     for first, *rest in rows:
         table.add_row(first, *(cell.replace(" [", "\n[") for cell in rest))
     return table

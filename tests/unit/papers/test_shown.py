@@ -102,6 +102,16 @@ def test_views_stand_side_by_side_in_one_order_and_places_ascend() -> None:
     assert rows[2][:2] == ["ten masks", "0.9"]
 
 
+def test_names_keep_their_words_beside_five_columns() -> None:
+    what = record()
+    for row in what["experiments"][1]["rows"]:
+        row["series"] = f"Linf, {row['series']}, rejecting"
+        row["found"] = wilson(190, 500).__dict__  # as long as intervals get
+    words = shown(what, 80).split()
+    assert words.count("rejecting") == 2 and words.count("masks,") == 1
+    assert words.count("38.0%") == len(what["experiments"][1]["rows"])
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_terminal_shows_every_number_whole(width: int) -> None:
     text = shown(record(), width)
