@@ -104,6 +104,7 @@ def evaluate(
     rate_images: int | None = None,
     check: bool | Collection[str] = True,
     out: Path | str | None = None,
+    journal: Path | str | None = None,
     name: str = "model",
     data: str = "unnamed",
     command: str | None = None,
@@ -135,6 +136,8 @@ def evaluate(
         rate_images: how many of the first images are attacked at these thresholds; None for all.
         check: run the checks that doubt the result: all, none, or those that are named.
         out: a folder for `record.json`, `examples.npz` and the journal; given again, it resumes.
+        journal: another folder for finished work, which several evaluations may have: what they
+            have in common, such as looks at the same clean images, is then done once.
         name: what the model is called in the record.
         data: what the images are called in the record.
         command: what a stranger would type to get the record, if there is such a thing.
@@ -164,7 +167,7 @@ def evaluate(
     folder = Path(out) if out else None
     with (
         in_eval_mode(model),
-        running(folder, device_of(model, whole)) as runner,
+        running(folder, device_of(model, whole), Path(journal) if journal else None) as runner,
         ticking(name, str(threat), progress and runner.first) as ticker,
     ):
         classes = classes_of(model, x, y)

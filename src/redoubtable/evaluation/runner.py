@@ -14,7 +14,7 @@ from redoubtable.evaluation.candidates import Bench
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.turns import finish
-from redoubtable.files import locked, make_folder, write_bytes
+from redoubtable.files import locked, write_bytes
 from redoubtable.processes import Group
 
 _FAILED = ".failed"
@@ -37,14 +37,16 @@ class Runner:
     Args:
         group: this process and its fellows.
         journal: theirs.
+        folder: where one that fails tells the others; None where there are none.
 
     Attributes:
         journal: where finished work is kept.
         first: whether this is the process that shows and writes.
     """
 
-    def __init__(self, group: Group, journal: Journal) -> None:
+    def __init__(self, group: Group, journal: Journal, folder: Path | None) -> None:
         self._group, self.journal, self.first = group, journal, group.first
+        self._folder = folder
         self._over = False
 
     def finish(self, *jobs: Callable[[], Any]) -> list[Any]:
@@ -120,9 +122,9 @@ class Runner:
         if not isinstance(error, StoppedError):
             rank = self._group.rank
             error = StoppedError(f"process {rank} of the evaluation has failed: {error}")
-            if self.journal.folder is not None:
+            if self._folder is not None:
                 with suppress(OSError, ValueError):
-                    write_bytes(self.journal.folder / _FAILED, str(error).encode())
+                    write_bytes(self._folder / _FAILED, str(error).encode())
         with suppress(RuntimeError):
             self._group.gather(error)
 
@@ -135,7 +137,9 @@ def _look(folder: Path | None, group: Group) -> None:
 
 
 @contextmanager
-def running(out: Path | None, device: torch.device) -> Iterator[Runner]:
+def running(
+    out: Path | None, device: torch.device, journal: Path | None = None
+) -> Iterator[Runner]:
     """Hold a folder for an evaluation, whether of one process or of several.
 
     All processes leave together: with their results, or each with an error.
@@ -144,6 +148,7 @@ def running(out: Path | None, device: torch.device) -> Iterator[Runner]:
         out: the folder of the run, which no other run may use meanwhile; None keeps nothing, and
             several processes then share a folder that is gone afterwards.
         device: of the model in this process.
+        journal: another folder for finished work than `out/journal`; several runs may have it.
 
     Raises:
         ValueError: another run uses `out`, it can't be written to, or the nodes don't share it.
@@ -157,7 +162,8 @@ def running(out: Path | None, device: torch.device) -> Iterator[Runner]:
                 f"{missing} of {group.count} processes don't see the folder {folder}; give an "
                 "--out that all nodes share"
             )
-        runner = Runner(group, Journal(folder, partial(_look, folder, group)))
+        kept = journal or (folder and folder / "journal")
+        runner = Runner(group, Journal(kept, partial(_look, folder, group)), folder)
         try:
             yield runner
             runner.leave()
@@ -170,9 +176,8 @@ def _open(out: Path | None, group: Group, held: ExitStack) -> Path | None:
     """In the first process: lock the run's folder, or make one that is gone at the end."""
     if out is not None:
         held.enter_context(locked(out, "evaluation"))
-        folder = make_folder(out / "journal")
-        (folder / _FAILED).unlink(missing_ok=True)
-        return folder
+        (out / _FAILED).unlink(missing_ok=True)
+        return out
     if group.count == 1:
         return None
     return Path(held.enter_context(tempfile.TemporaryDirectory(prefix="redoubt-")))

@@ -176,6 +176,7 @@ class Lab(Generic[S]):
             curve=(),
             check=check,
             out=self.folder("evaluations", f"{name} {threat}"),
+            journal=self.folder("journal"),
             name=name,
             data=f"{self.data}, test",
             command=self.command,

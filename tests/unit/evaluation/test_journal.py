@@ -22,7 +22,7 @@ from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.turns import TakenError, all_of, finish
 from redoubtable.files import claimed, digest_package
 from redoubtable.threat import Linf
-from tests.unit.evaluation.parts import Register, count, quick
+from tests.unit.evaluation.parts import Register, count, hidden, quick
 
 ROOT = Path(redoubtable.__file__).parent
 EXCLUDED = candidates._NO_PART_OF_A_CELL
@@ -108,6 +108,26 @@ def test_a_cell_is_named_by_what_stood_before(net: nn.Module, x: Tensor, y: Tens
     ]
     keys = {json.dumps(dict(bench._key(piece, None)), default=str) for piece in pieces}
     assert len(keys) == 4
+
+
+def test_evaluations_that_share_a_journal_look_at_clean_images_once(
+    tmp_path: Path, x: Tensor, y: Tensor
+) -> None:
+    def run(eps: float, folder: Path | None) -> Any:
+        out = folder and tmp_path / f"{eps:g}"
+        return quick(hidden(), x, y, Linf(eps), "fgsm", out=out, journal=folder)
+
+    def cells() -> int:
+        return len(list((tmp_path / "both").glob("*.cell")))
+
+    run(0.1, tmp_path / "both")
+    one = cells()
+    shared = run(0.2, tmp_path / "both")
+    chunks = 1
+    assert cells() == 2 * one - chunks
+    assert not (tmp_path / "0.2" / "journal").exists()
+    alone = run(0.2, None)
+    assert all(np.array_equal(shared.arrays[k], v) for k, v in alone.arrays.items())
 
 
 HOLDER = """
