@@ -94,6 +94,28 @@ def test_every_guard_is_shown_what_was_made_against_the_others(folder: Path) -> 
     assert shown("ten-masks--rejecting") == {*order, "one mask, rejecting"}
 
 
+def test_what_is_shown_to_others_was_attacked_for_all_of_its_steps(folder: Path) -> None:
+    for place in ("natural-Linf*", "one-mask-0-Linf*"):
+        (record,) = (folder / "digits" / "evaluations").glob(f"{place}/record.json")
+        told = json.loads(record.read_text())
+        rows = [r for r in told["rows"] if "stop=False" in r["attack"]]
+        assert len(rows) == 2
+        assert all(r["passes"]["backward"] == told["data"]["n"] * 5 for r in rows)
+
+
+def test_without_rate_0_attacks_still_transfer_from_the_network_without_masks(
+    tmp_path: Path,
+) -> None:
+    choice = ["--figure", "5", "--scale", "smoke:rates=0.9", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["reproduce", "dropping-pixels", *choice])
+    assert done.exit_code == 0, done.output
+    (experiment,) = json.loads((tmp_path / "record.json").read_text())["experiments"]
+    masked = [r["at"] for r in experiment["rows"] if "natural" not in r["series"]]
+    assert masked and set(masked) == {0.9}
+    (record,) = tmp_path.glob("digits/evaluations/ten-masks-0.9-*/record.json")
+    assert "worst against the network without masks" in record.read_text()
+
+
 def test_the_natural_network_falls(experiments: dict[str, Any]) -> None:
     for name, norm in (("figure-6", "L2"), ("figure-6", "Linf")):
         assert value(experiments[name], f"{norm}, natural network", "adaptive", 0.0) <= 0.05
@@ -133,6 +155,7 @@ def test_the_papers_attacks_are_two_losses_away_and_towards_each_target() -> Non
     assert sum("targets" in t for t in texts) == 4
     assert all("eot=10" in t and "step_size=2/255" in t and "steps=40" in t for t in texts)
     assert "targets=runner_up" in texts[0]  # the strongest leaves the others little to do
+    assert all("stop=False" in t for t in [*texts, *paper_attacks(lab, "L0")])
     assert all("eot=1," in t for t in paper_attacks(lab, "L0", masks=1))
 
 
