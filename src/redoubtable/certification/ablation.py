@@ -9,6 +9,9 @@ from redoubtable.certification.registry import CERTIFICATES
 from redoubtable.masks import GREY, Granularity, check_law, random_mask
 from redoubtable.types import Images
 
+_ROUNDING = 1e-12
+"""More than rounding adds to a lead: one that only equals what an attack can take is no proof."""
+
 
 @CERTIFICATES.register("ablation", norm="L0", whole=True, paper="Levine & Feizi 2020")
 class Ablation:
@@ -84,8 +87,8 @@ class Ablation:
             ValueError: the image has fewer places than are kept.
         """
         _, height, width = shape
-        pixels = 0
-        while pixels < height * width and lower - upper > 2 * self.seen(pixels + 1, shape):
+        pixels, lead = 0, lower - upper - _ROUNDING
+        while pixels < height * width and lead > 2 * self.seen(pixels + 1, shape):
             pixels += 1
         return float(pixels)
 

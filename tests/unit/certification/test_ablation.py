@@ -51,6 +51,13 @@ def test_vectors_of_the_specification() -> None:
     assert law.radius(1.0, 0.0, CIFAR) == 6
 
 
+def test_a_lead_that_can_just_be_taken_is_no_proof() -> None:
+    """One of six kept: a changed pixel moves a sixth, and two sixths of lead may be gone."""
+    law = Ablation(keep=1)
+    assert law.radius(4 / 6, 2 / 6, (1, 2, 3)) == 0
+    assert law.radius(4 / 6 + 1e-9, 2 / 6, (1, 2, 3)) == 1
+
+
 def test_the_papers_thirty_pixels_need_a_rate_above_2_to_the_minus_thirtieth() -> None:
     bound = 2 ** (-1 / 30)
     assert bound == pytest.approx(0.9772, abs=5e-5)
