@@ -141,15 +141,19 @@ def test_checks_run_beside_targeted_attacks() -> None:
     assert {f["check"]: f["verdict"] for f in e.record["findings"]}["uphill"] in ("pass", "fail")
 
 
-def test_checks_that_call_an_attack_themselves_leave_targeted_ones_out() -> None:
-    """Without the evaluation nobody has chosen their targets, and each image has another loss."""
-    model, x = nn.Sequential(Subsample(rate=0.3), small_net()), blobs(6)
+def test_checks_repeat_targeted_attacks_where_there_are_no_others() -> None:
+    model, x = nn.Sequential(Subsample(rate=0.3), small_net()), blobs(24)
     with torch.no_grad():
         y = small_net()(x).argmax(1)
-    attack = "pgd:steps=2,eot=1,loss=margin,targets=runner_up"
-    e = evaluate(model, x, y, Linf(0.01), attack, curve=(), settings=Settings(draws=2))
-    found = {f["check"]: f["verdict"] for f in e.record["findings"]}
-    assert found["fixed_randomness"] == "not run"
+    towards, away = (f"pgd:steps=4,eot=1,loss=margin{t}" for t in (",targets=runner_up", ""))
+    checks = ["fixed_randomness", "monotone_in_eps", "more_restarts"]
+    for attacks, targeted in (([towards], True), ([towards, away], False)):
+        e = evaluate(
+            model, x, y, Linf(0.05), attacks, curve=(), check=checks, settings=Settings(draws=2)
+        )
+        found = {f["check"]: f for f in e.record["findings"] if f["check"] in checks}
+        assert {f["verdict"] for f in found.values()} <= {"pass", "fail"}, found
+        assert ("targets=runner_up" in found["monotone_in_eps"]["says"]) == targeted
 
 
 def test_images_are_stored_towards_them(tmp_path: Path) -> None:

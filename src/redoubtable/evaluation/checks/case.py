@@ -124,12 +124,13 @@ class Case:
 
     @cached_property
     def leader(self) -> BoundAttack | None:
-        """The gradient attack that takes steps and leaves the least, or None."""
+        """The gradient attack that takes steps and leaves the least, or None.
+
+        A targeted one, in which each image has an objective of its own, only where all are.
+        """
         steps = [b for b in strongest(self.effort) if follows_gradients(b)]
-        # Of a targeted attack each image has an objective of its own.
-        able = [
-            b for b in steps if "steps" in settable(b.entry.obj) and "targets" not in b.arguments
-        ]
+        steps = [b for b in steps if "steps" in settable(b.entry.obj)]
+        able = [b for b in steps if "targets" not in b.arguments] or steps
         left = [self.shares([self.of(b)]).mean() for b in able]
         return able[int(np.argmin(left))] if able else None
 

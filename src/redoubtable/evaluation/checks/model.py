@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from redoubtable.attacks import chosen
 from redoubtable.evaluation.checks.case import (
     CHECKED_IMAGES,
     FEW,
@@ -232,6 +233,7 @@ def fixed_randomness(case: Case) -> Finding:
     frozen = _Frozen(case.bench.model, seed)
     ball = case.threat.select(torch.arange(count, device=x.device))
     with counted(frozen) as passes, seeded("fixed randomness", seed):
+        arguments = chosen(arguments, frozen, x, y)
         x_adv = attack.entry.obj(frozen, x.clone(), y.clone(), ball, **arguments)
         with torch.no_grad():
             answers = frozen(x_adv).argmax(1)
