@@ -167,6 +167,14 @@ SUITES: Mapping[str, Suite] = {
         False,
         "Of dropping-pixels-adaptive what alone left the least (docs/attacks.md).",
     ),
+    "dropping-pixels-strong": Suite(
+        (
+            Line("pgd:restarts=10,steps=200", (Linf, L2), passes=100),
+            Line("l0_pgd:steps=200", (L0, L0Values), passes=100),
+        ),
+        False,
+        "Where money is no object: 200 steps, ten restarts, 100 passes a gradient.",
+    ),
     "defendr": Suite(
         (
             Line("fgsm:loss=cross_entropy", (Linf,)),

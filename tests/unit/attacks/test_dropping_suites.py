@@ -73,6 +73,16 @@ def test_a_static_attack_averages_over_no_draws() -> None:
 
 
 @every_mode
+def test_the_strong_attacks_have_a_hundred_passes_a_gradient(mode: str) -> None:
+    facts = facts_of(MODES[mode])
+    for threat in THREATS:
+        (bound,), _ = expand("dropping-pixels-strong", threat, facts)
+        assert bound.arguments["eot"] == 100 // facts.passes
+        assert bound.arguments["steps"] == 200
+        assert bound.arguments.get("restarts") == (None if threat.name == "L0" else 10)
+
+
+@every_mode
 def test_gradients_are_averaged_over_thirty_passes_however_they_are_counted(mode: str) -> None:
     facts = facts_of(MODES[mode])
     for threat in THREATS:
