@@ -14,6 +14,22 @@ from redoubtable.papers import reproduce as run_reproduction
 from redoubtable.reports import show_reproduction, write_reproduction
 
 
+def _beyond() -> str:
+    """The experiments that no paper numbers."""
+    told = []
+    for entry in PAPERS:
+        names = [e.name for e in entry.obj().experiments]
+        names = [n for n in names if n.partition("-")[0] not in ("table", "figure")]
+        told.append(f"{entry.name}: {', '.join(names)}.")
+    return " ".join(told)
+
+
+def default_folder(paper: str, scale: str, precision: str) -> Path:
+    """Return the folder of a run: runs that may not share one have others."""
+    text = "-".join([paper, scale, *([precision] if precision != "fp32" else [])])
+    return Path("reproduced") / "".join(c if c.isalnum() or c in "._=-" else "-" for c in text)
+
+
 @one_line_errors
 def reproduce(
     paper: Annotated[str, typer.Argument(help=f"One of: {', '.join(p.name for p in PAPERS)}.")],
@@ -23,7 +39,7 @@ def reproduce(
     ] = None,
     beyond: Annotated[
         list[str] | None,
-        typer.Option(help="What the paper has not, by name, such as certificate; repeatable."),
+        typer.Option(help=f"What the paper has not, by name; repeatable. {_beyond()}"),
     ] = None,
     scale: Annotated[
         str,
@@ -36,7 +52,8 @@ def reproduce(
     ] = None,
     root: Root = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; resumes. By default reproduced/PAPER-SCALE.")
+        Path | None,
+        typer.Option(help="Folder; resumes. By default one in reproduced/ by paper and scale."),
     ] = None,
     seed: Seed = 0,
     precision: Precision = "fp32",
@@ -56,7 +73,7 @@ def reproduce(
         redoubt reproduce mvm --table 3 --scale cpu --data mnist --root data
     """
     asked = [f"table-{n}" for n in table or ()] + [f"figure-{n}" for n in figure or ()]
-    folder = out or Path("reproduced") / f"{paper}-{scale.partition(':')[0]}"
+    folder = out or default_folder(paper, scale, precision)
     record = run_reproduction(
         paper,
         [*asked, *(beyond or ())],

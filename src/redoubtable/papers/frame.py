@@ -72,6 +72,7 @@ class Scale:
         data: data sets, unless the user names one.
         networks: architectures, smallest first.
         training: of every network, but for what data sets ask for.
+        epochs: instead of those of `training`; None for these.
         images: attacked test images.
         clean: test images for clean accuracies; None for all.
         held_out: clean images that thresholds are fitted on; None for all there are.
@@ -90,6 +91,7 @@ class Scale:
     draws: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
     cascade: bool = False
+    epochs: int | None = None
 
     def networks_on(self, data: str) -> tuple[str, ...]:
         """Return the architectures for a data set."""
@@ -97,11 +99,12 @@ class Scale:
 
     def training_on(self, data: str) -> Training:
         """Return how networks are trained on a data set, less the seed."""
-        return replace(self.training, augment=AUGMENT.get(family(data), "none"))
+        epochs = self.epochs or self.training.epochs
+        return replace(self.training, augment=AUGMENT.get(family(data), "none"), epochs=epochs)
 
     def __post_init__(self) -> None:
-        """Refuse numbers of images and draws that are none."""
-        for name in ("images", "clean", "held_out", "draws"):
+        """Refuse numbers of images, draws and epochs that are none."""
+        for name in ("images", "clean", "held_out", "draws", "epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` of a scale must be at least 1, got {value}")

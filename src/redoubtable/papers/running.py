@@ -73,8 +73,12 @@ def reproduce(
     }
     with locked(make_folder(out), "a reproduction"):
         earlier = _earlier(out, record)
-        for name in sets:
-            lab = Lab(size, name, root, out, seed, device or torch.device("cpu"), precision)
+        where = device or torch.device("cpu")
+        labs = {name: Lab(size, name, root, out, seed, where, precision) for name in sets}
+        for name, lab in labs.items():
+            if any(experiment.on(name) for experiment in asked):
+                lab.images("test", 1)  # what is missing is missed now and not after hours
+        for name, lab in labs.items():
             lab.progress, lab.command = progress, command
             for experiment in asked:
                 if experiment.on(name):
@@ -101,7 +105,8 @@ def _earlier(out: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in ("kind", "paper", "scale", "seed", "precision", "schema"):
         if not isinstance(before, dict) or before.get(name) != record[name]:
             raise ValueError(
-                f"{out} has a run of another {name}; give another folder, or remove this one"
+                f"{out} has a run of another {name}; give another folder with --out (networks can "
+                "be taken along: copy DATA/models), or remove this one"
             )
     return list(before["experiments"])
 

@@ -177,6 +177,27 @@ def test_figure_6_runs_under_one_norm_if_asked(monkeypatch: pytest.MonkeyPatch) 
             scaled(SCALES, f"cpu:norms={wrong}")
 
 
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ("rates=1.5", r"`rates` are drop rates in \[0, 1\), got 1.5"),
+        ("train_rates=0.5;1", r"`train_rates` are drop rates in \[0, 1\), got 1"),
+        ("certify_rates=0.9;0.4", "`certify_rates` are drop rates between 0.5 and 1, got 0.4"),
+        ("certify_rates=0.5", "`certify_rates` are drop rates between 0.5 and 1, got 0.5"),
+    ],
+)
+def test_rates_that_are_none_are_refused_before_anything_is_trained(rates: str, said: str) -> None:
+    assert list(scaled(SCALES, "cpu:rates=0;0.5").rates) == [0, 0.5]
+    with pytest.raises(ValueError, match=said):
+        scaled(SCALES, f"cpu:{rates}")
+
+
+def test_on_data_that_the_paper_does_not_have_its_radii_are_those_of_cifar_with_a_warning() -> None:
+    lab = Lab(SCALES["cpu"], "mnist", None, Path("unused"))
+    with pytest.warns(UserWarning, match="the paper has no radii for mnist"):
+        assert threat_of(lab, "Linf").eps == pytest.approx(8 / 255)
+
+
 def test_three_hundredths_of_the_pixels_are_rounded_down() -> None:
     lab = Lab(SCALES["smoke"], "digits", None, Path("unused"))
     assert threat_of(lab, "L0").eps == 23  # 0.03 x 784 = 23.52

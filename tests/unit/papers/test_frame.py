@@ -69,6 +69,9 @@ def test_a_scale_is_named_and_may_be_changed() -> None:
     changed = scaled(SCALES, "cpu:images=7,clean=30")
     assert (changed.images, changed.clean, changed.draws) == (7, 30, 2)
     assert SCALES["cpu"].images == 10
+    assert scaled(SCALES, "cpu").training_on("gtsrb").epochs == 1
+    longer = scaled(SCALES, "cpu:epochs=40").training_on("gtsrb")
+    assert (longer.epochs, longer.augment) == (40, "crop")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,7 @@ def test_a_scale_is_named_and_may_be_changed() -> None:
         ("cpu:imges=3", "scale 'cpu' has no argument 'imges'; did you mean images"),
         ("cpu:images=many", "cpu:images must be a whole number, got 'many'"),
         ("cpu:images=0", "`images` of a scale must be at least 1, got 0"),
+        ("cpu:epochs=0", "`epochs` of a scale must be at least 1, got 0"),
         ("cpu:training=3", "scale 'cpu' has no argument 'training'"),
     ],
 )

@@ -219,6 +219,8 @@ def test_networks_are_those_of_feinman_where_there_is_one() -> None:
     assert scale.training_on("mnist").epochs == 10
     assert scale.training_on("cifar10-jpeg").epochs == 25
     assert SCALES["full"].training_on("cifar10").epochs == 60
+    longer = scaled(SCALES, "cpu:epochs=33")
+    assert [longer.training_on(d).epochs for d in ("mnist", "cifar10", "digits")] == [33, 33, 33]
     assert scale.training_on("mnist").optimizer == "adadelta"
 
 

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from redoubtable.papers import reproduce
+from redoubtable.cli import app
+from redoubtable.cli.reproduce import default_folder
+from redoubtable.papers import reproduce, running
 from redoubtable.papers.dropping_pixels.scale import masked
 from redoubtable.papers.frame import PAPERS, Experiment, Paper, Published, Row, Scale
 from redoubtable.papers.lab import Lab
@@ -151,6 +154,36 @@ def test_what_there_is_not_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         reproduce(paper, names, out=tmp_path, progress=False, **more)  # type: ignore[arg-type]
+
+
+def test_a_data_set_that_is_not_there_is_missed_before_another_is_measured(
+    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = replace(SCALE, data=("digits", "nowhere"))
+    about = replace(running.PAPERS[paper].obj(), scales={"smoke": both})
+    registry: Registry[Any] = Registry("paper")
+    registry.register("mine")(lambda: about)
+    monkeypatch.setattr("redoubtable.papers.running.PAPERS", registry)
+    with pytest.raises(ValueError, match="nowhere"):
+        reproduce(paper, ["table-1"], out=tmp_path, progress=False)
+    assert not RUNS
+    reproduce(paper, ["figure-1"], data="digits", out=tmp_path, progress=False)
+
+
+def test_runs_that_may_not_share_a_folder_have_others_by_default() -> None:
+    folders = {
+        default_folder("p", scale, precision)
+        for scale in ("cpu", "cpu:norms=L2", "cpu:rates=0;0.9", "full")
+        for precision in ("fp32", "bf16")
+    }
+    assert len(folders) == 8
+    assert default_folder("p", "cpu:rates=0;0.9", "fp32") == Path("reproduced/p-cpu-rates=0-0.9")
+
+
+def test_help_names_what_no_paper_numbers() -> None:
+    said = " ".join(CliRunner().invoke(app, ["reproduce", "--help"]).output.split())
+    for name in ("certificate", "masks", "steps", "adaptive"):
+        assert name in said
 
 
 def test_every_paper_declares_its_three_scales_and_unique_experiments() -> None:

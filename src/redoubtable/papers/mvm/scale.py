@@ -60,7 +60,7 @@ class Sampling(Scale):
     """The scale of this paper.
 
     Attributes:
-        epochs: of each data set's network; those that are not here are trained as in the paper.
+        epochs_of: by data set, unless `epochs` are given; others are trained as in the paper.
         passes: R, hard labels of each image.
         adaptive_images: correctly classified images that are attacked adaptively.
         attacked_settings: the rows of table 3 that are; by default those of `attacked_on`.
@@ -70,7 +70,7 @@ class Sampling(Scale):
             much the number of those that are kept varies.
     """
 
-    epochs: Mapping[str, int] = field(default_factory=dict)
+    epochs_of: Mapping[str, int] = field(default_factory=dict)
     passes: int = 100
     adaptive_images: int = 300
     attacked_settings: Sequence[str] = ()
@@ -100,9 +100,9 @@ class Sampling(Scale):
         """Return the training of Feinman et al., with the scale's precision."""
         preset = _PRESETS.get(family(data))
         if not preset:
-            return self.training
+            return replace(self.training, epochs=self.epochs or self.training.epochs)
         settings = PRESETS[preset].obj().settings
-        epochs = self.epochs.get(family(data), settings.epochs)
+        epochs = self.epochs or self.epochs_of.get(family(data), settings.epochs)
         return replace(settings, epochs=epochs, precision=self.training.precision)
 
 
@@ -125,10 +125,10 @@ SCALES = {
         eot=2,
     ),
     "cpu": Sampling(
-        data=("mnist", "cifar10-jpeg"),
+        data=("mnist", "cifar10"),
         networks=("feinman_mnist", "feinman_cifar10"),
         training=Training(10, precision="bf16"),
-        epochs={"cifar10": 25},
+        epochs_of={"cifar10": 25},
         images=1000,
         clean=None,
         held_out=1000,
