@@ -9,10 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from redoubtable.cli import app
+from redoubtable.evaluation import Settings, evaluate
 from redoubtable.papers import PAPERS
 from redoubtable.papers.dropping_pixels import attacks
 from redoubtable.papers.dropping_pixels.attacks import paper_attacks
-from redoubtable.papers.dropping_pixels.scale import SCALES, budget_of, threat_of
+from redoubtable.papers.dropping_pixels.scale import (
+    SCALES,
+    UNIFORM,
+    budget_of,
+    masked,
+    threat_of,
+)
 from redoubtable.papers.frame import scaled
 from redoubtable.papers.lab import Lab
 
@@ -116,12 +123,26 @@ def test_without_rate_0_attacks_still_transfer_from_the_network_without_masks(
     assert "worst against the network without masks" in record.read_text()
 
 
+def test_masks_do_not_make_a_network_look_robust_that_is_not(folder: Path) -> None:
+    """Section 5.7: any change at all leaves nothing, and fixed masks are no harder than fresh."""
+    lab = Lab(SCALES["smoke"], "digits", None, folder, progress=False)
+    model = masked(lab.network(UNIFORM), 0.9)
+    checks, settings = ["unbounded", "fixed_randomness"], Settings(draws=4)
+    attack, threat = "pgd:steps=20,eot=10", threat_of(lab, "Linf")
+    done = evaluate(model, *lab.attacked, threat, attack, check=checks, curve=(), settings=settings)
+    found = {f["check"]: f for f in done.record["findings"] if f["check"] in checks}
+    assert [found[check]["verdict"] for check in checks] == ["pass", "pass"]
+    assert found["fixed_randomness"]["evidence"]["fixed"] < 0.5
+
+
 def test_the_natural_network_falls(experiments: dict[str, Any]) -> None:
     for name, norm in (("figure-6", "L2"), ("figure-6", "Linf")):
         assert value(experiments[name], f"{norm}, natural network", "adaptive", 0.0) <= 0.05
 
 
-def test_what_is_proved_is_less_than_what_attacks_leave(experiments: dict[str, Any]) -> None:
+def test_less_is_proved_of_more_pixels_and_nothing_where_nothing_can_be(
+    experiments: dict[str, Any],
+) -> None:
     certificate = experiments["certificate"]
     proved = [value(certificate, "r = 0.9", "certified", k) for k in (0, 1, 3, 6, 13)]
     assert proved == sorted(proved, reverse=True)
