@@ -11,7 +11,8 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from dataclasses import fields, is_dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def make_folder(folder: Path) -> Path:
             f"cannot write to the folder {folder} ({error.strerror or error}); choose another --out"
         ) from None
     return folder
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file or folder: what is special somewhere is a dash."""
+    return "".join(c if c.isalnum() or c in "._=-" else "-" for c in text)
 
 
 @contextmanager
@@ -276,20 +282,36 @@ def _placeless(text: str) -> str:
 def digest_model(model: nn.Module) -> str:
     """Return a SHA-256 (first 16 hex digits) of all that a model computes with.
 
-    Its structure, the source of its classes, plain attributes such as a rate, parameters, and
-    buffers, those too that are not saved.
+    Its structure, the source of its classes, plain attributes such as a rate, functions and
+    dataclasses that it holds, parameters, and buffers, those too that are not saved. Of other
+    objects, and of what a function takes from around it, nothing can be told.
     """
     total = hashlib.sha256(_placeless(repr(model)).encode())
     for name, module in model.named_modules():
         own = {k: v for k, v in sorted(vars(module).items()) if k not in _MODULE}
         plain = {k: v for k, v in own.items() if isinstance(v, _PLAIN)}
         total.update(_placeless(f"{name} {type(module).__qualname__} {plain}").encode())
+        for key in sorted(own.keys() - plain.keys()):
+            total.update(_told(key, own[key]).encode())
         tensors = {**module._parameters, **module._buffers}
         tensors |= {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
         for key, value in sorted(tensors.items()):
             total.update(f"{key} {'' if value is None else digest_tensors(value)}".encode())
     total.update(digest_code(*_own_classes(model)).encode())
     return total.hexdigest()[:16]
+
+
+def _told(key: str, value: object) -> str:
+    """What can be told of an attribute that is not plain; nothing of most objects."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = {f.name: getattr(value, f.name) for f in fields(value)}
+        told = (repr(v) if isinstance(v, _PLAIN) else _told(k, v) for k, v in sorted(inner.items()))
+        return _placeless(f"{key} {type(value).__qualname__} {' '.join(told)}")
+    if isinstance(value, partial):
+        return _placeless(f"{_told(key, value.func)} {value.args} {value.keywords}")
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{key} {value.__module__} {value.__qualname__} {digest_code(value)}"
+    return ""
 
 
 def _own_classes(model: nn.Module) -> list[type[nn.Module]]:

@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -319,6 +322,35 @@ def test_digests_of_models_see_weights_buffers_and_structure() -> None:
     digests.add(digest_model(changed))
     digests.add(digest_model(nn.Sequential(small_net())))
     assert len(digests) == 5
+
+
+@dataclass
+class Law:
+    rate: float
+    act: Any = torch.relu
+
+
+class Holds(nn.Module):
+    """Keeps what it computes with in an attribute of any kind."""
+
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.what = what
+
+
+def test_digests_of_models_see_functions_and_dataclasses() -> None:
+    """Evaluations that share a journal must not take one such model for another."""
+
+    def kinds() -> list[Any]:
+        return [
+            torch.relu, torch.tanh, Law(0.5), Law(0.6), Law(0.5, torch.tanh),
+            partial(torch.clamp, min=0), partial(torch.clamp, min=1), lambda v: 2 * v, nn.ReLU,
+        ]  # fmt: skip
+
+    digests = [digest_model(Holds(kind)) for kind in kinds()]
+    assert len(set(digests)) == len(digests)
+    assert [digest_model(Holds(kind)) for kind in kinds()] == digests
+    assert digest_model(Holds(object())) == digest_model(Holds(object()))
 
 
 class HoldsFunctions(nn.Module):

@@ -9,6 +9,7 @@ from rich.console import Console
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import Device, Json, Root, Seed, command_line, device_of, print_json
 from redoubtable.cli.subject import Precision
+from redoubtable.files import file_name
 from redoubtable.papers import PAPERS
 from redoubtable.papers import reproduce as run_reproduction
 from redoubtable.reports import show_reproduction, write_reproduction
@@ -24,10 +25,10 @@ def _beyond() -> str:
     return " ".join(told)
 
 
-def default_folder(paper: str, scale: str, precision: str) -> Path:
+def default_folder(paper: str, scale: str, precision: str, seed: int) -> Path:
     """Return the folder of a run: runs that may not share one have others."""
-    text = "-".join([paper, scale, *([precision] if precision != "fp32" else [])])
-    return Path("reproduced") / "".join(c if c.isalnum() or c in "._=-" else "-" for c in text)
+    more = [precision] * (precision != "fp32") + [f"seed={seed}"] * (seed != 0)
+    return Path("reproduced") / file_name("-".join([paper, scale, *more]))
 
 
 @one_line_errors
@@ -73,7 +74,7 @@ def reproduce(
         redoubt reproduce mvm --table 3 --scale cpu --data mnist --root data
     """
     asked = [f"table-{n}" for n in table or ()] + [f"figure-{n}" for n in figure or ()]
-    folder = out or default_folder(paper, scale, precision)
+    folder = out or default_folder(paper, scale, precision, seed)
     record = run_reproduction(
         paper,
         [*asked, *(beyond or ())],

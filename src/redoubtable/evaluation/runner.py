@@ -14,7 +14,7 @@ from redoubtable.evaluation.candidates import Bench
 from redoubtable.evaluation.environment import environment
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.turns import finish
-from redoubtable.files import locked, write_bytes
+from redoubtable.files import locked, make_folder, write_bytes
 from redoubtable.processes import Group
 
 _FAILED = ".failed"
@@ -155,14 +155,13 @@ def running(
     """
     group = Group(device)
     with ExitStack() as held:
-        folder = group.from_first(lambda: _open(out, group, held))
-        missing = sum(group.gather(folder is not None and not folder.is_dir()))
+        folder, kept = group.from_first(lambda: _open(out, journal, group, held))
+        missing = sum(group.gather(not all(f.is_dir() for f in (folder, kept) if f)))
         if missing:
             raise ValueError(
-                f"{missing} of {group.count} processes don't see the folder {folder}; give an "
-                "--out that all nodes share"
+                f"{missing} of {group.count} processes don't see the folder {folder or kept}; give "
+                "folders that all nodes share"
             )
-        kept = journal or (folder and folder / "journal")
         runner = Runner(group, Journal(kept, partial(_look, folder, group)), folder)
         try:
             yield runner
@@ -172,12 +171,18 @@ def running(
             raise
 
 
-def _open(out: Path | None, group: Group, held: ExitStack) -> Path | None:
-    """In the first process: lock the run's folder, or make one that is gone at the end."""
+def _open(
+    out: Path | None, journal: Path | None, group: Group, held: ExitStack
+) -> tuple[Path | None, Path | None]:
+    """In the first process: lock the run's folder, or make one that is gone at the end.
+
+    Returns:
+        The folder and its journal, both there; None where nothing is kept.
+    """
     if out is not None:
         held.enter_context(locked(out, "evaluation"))
         (out / _FAILED).unlink(missing_ok=True)
-        return out
-    if group.count == 1:
-        return None
-    return Path(held.enter_context(tempfile.TemporaryDirectory(prefix="redoubt-")))
+    elif group.count > 1:
+        out = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="redoubt-")))
+    kept = journal or (out and out / "journal")
+    return out, kept and make_folder(kept)

@@ -173,7 +173,7 @@ SUITES: Mapping[str, Suite] = {
             Line("l0_pgd:steps=200", (L0, L0Values), passes=100),
         ),
         False,
-        "Where money is no object: 200 steps, ten restarts, 100 passes a gradient.",
+        "Where money is no object: 200 steps, 100 passes a gradient; ten restarts but for L0.",
     ),
     "defendr": Suite(
         (

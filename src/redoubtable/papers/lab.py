@@ -15,7 +15,7 @@ from redoubtable.evaluation import Certified, Evaluation, certified, evaluate, g
 from redoubtable.evaluation import Settings as EvaluationSettings
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.plan import LEAST_DRAWS
-from redoubtable.files import digest_model, digest_package, make_folder, write_npz
+from redoubtable.files import digest_model, digest_package, file_name, make_folder, write_npz
 from redoubtable.models import MODELS, open_model
 from redoubtable.papers.frame import Scale
 from redoubtable.seeding import seeded
@@ -208,5 +208,4 @@ class Lab(Generic[S]):
 
     def folder(self, *parts: str) -> Path:
         """Return a folder of this data set."""
-        safe = ["".join(c if c.isalnum() or c in "._=-" else "-" for c in part) for part in parts]
-        return make_folder(self.out.joinpath(self.data, *safe))
+        return make_folder(self.out.joinpath(self.data, *map(file_name, parts)))

@@ -105,8 +105,8 @@ def _earlier(out: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in ("kind", "paper", "scale", "seed", "precision", "schema"):
         if not isinstance(before, dict) or before.get(name) != record[name]:
             raise ValueError(
-                f"{out} has a run of another {name}; give another folder with --out (networks can "
-                "be taken along: copy DATA/models), or remove this one"
+                f"{out} has a run of another {name}; give another folder with --out (networks that "
+                "are trained alike can be taken along: copy DATA/models), or remove this one"
             )
     return list(before["experiments"])
 

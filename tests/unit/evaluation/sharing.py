@@ -76,6 +76,8 @@ def shared(folder: Path) -> None:
         "curve": lambda: run("deterministic", "moody", curve=(0.5, 1.5)),
         "random": lambda: run("random", ["pgd:steps=2", given], folder / "random"),
         "cascade": lambda: run("deterministic", "falling", folder / "cascade"),
+        "apart": lambda: run("vote", "moody", folder / "apart", journal=folder / "journal"),
+        "nowhere": lambda: run("deterministic", "moody", journal=folder / "journal"),
     }
     for name, make in runs.items():
         CALLS.clear()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 GROUPS = (3,)  # of two in tests/slow/test_kill_evaluation.py: each process costs seconds
-NAMES = ("abstaining", "curve", "random", "cascade")
+NAMES = ("abstaining", "curve", "random", "cascade", "apart", "nowhere")
 
 
 def start(count: int, *arguments: Path) -> list[subprocess.Popen[str]]:
@@ -80,7 +80,7 @@ def test_every_process_has_the_results_of_one_bit_for_bit(
 
 
 @pytest.mark.parametrize("count", GROUPS)
-@pytest.mark.parametrize("name", ["curve", "cascade"])
+@pytest.mark.parametrize("name", ["curve", "cascade", "apart", "nowhere"])
 def test_the_work_is_shared_and_nothing_is_done_twice(
     folders: dict[int, Path], name: str, count: int
 ) -> None:
@@ -97,6 +97,8 @@ def test_the_first_process_keeps_the_record(folders: dict[int, Path], count: int
             kept = [folders[n] / name / file for n in (1, count)]
             assert kept[0].read_bytes() == kept[1].read_bytes()
         assert not list((folders[count] / name).rglob(".*")), "claims or locks were left"
+    assert list((folders[count] / "journal").glob("*.cell"))
+    assert not (folders[count] / "apart" / "journal").exists()
 
 
 @pytest.mark.parametrize("count", GROUPS)

@@ -172,12 +172,13 @@ def test_a_data_set_that_is_not_there_is_missed_before_another_is_measured(
 
 def test_runs_that_may_not_share_a_folder_have_others_by_default() -> None:
     folders = {
-        default_folder("p", scale, precision)
+        default_folder("p", scale, precision, seed)
         for scale in ("cpu", "cpu:norms=L2", "cpu:rates=0;0.9", "full")
         for precision in ("fp32", "bf16")
+        for seed in (0, 1)
     }
-    assert len(folders) == 8
-    assert default_folder("p", "cpu:rates=0;0.9", "fp32") == Path("reproduced/p-cpu-rates=0-0.9")
+    assert len(folders) == 16
+    assert default_folder("p", "cpu:rates=0;0.9", "fp32", 0) == Path("reproduced/p-cpu-rates=0-0.9")
 
 
 def test_help_names_what_no_paper_numbers() -> None:
