@@ -104,7 +104,7 @@ def test_every_line_runs_and_is_legal(mode: str, threat: ThreatModel, x: Tensor)
     bounds, _ = expand("dropping-pixels-adaptive", threat, facts_of(model))
     hinges = [b for b in bounds if "hinge" in b.text]
     assert len(hinges) == (3 if mode.endswith("reject") else 0)
-    assert len(bounds) == 3 + len(hinges)
+    assert len(bounds) == 3 + len(hinges) + (threat.name == "L0")
     cheap = {"steps": 2, "queries": 12, "restarts": 1, "draws": 5, "population": 5}
     texts = [
         ATTACKS.text(
@@ -130,6 +130,8 @@ def test_the_strongest_alone_is_one_attack_that_knows_all_of_the_guard(mode: str
         loss = LOSSES.name_of(adapted.arguments["loss"])
         assert (loss == "evasion_confidence") == facts.abstains
         assert ("targets" in adapted.arguments) == (threat.name != "L0")
+        greedy = threat.name == "L0" and not facts.abstains
+        assert adapted.entry.name == ("l0_pgd" if greedy else "pgd")
         if facts.stochastic:
             assert adapted.arguments["eot"] == 30 // facts.passes
         success = adapted.arguments.get("success")
