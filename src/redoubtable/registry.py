@@ -253,7 +253,10 @@ def _read(raw: str, annotation: Any, where: str) -> Any:
             return float(number)
     if str in options:
         return raw
-    names = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
+    names = {
+        int: "a whole number", float: "a number", bool: "true or false", type(None): "none",
+        Sequence[float]: "numbers with a semicolon between them",
+    }  # fmt: skip
     wanted = " or ".join(names.get(o, repr(o)) for o in dict.fromkeys(options))
     raise ValueError(f"{where} must be {wanted}, got {raw!r}")
 

@@ -170,11 +170,11 @@ SUITES: Mapping[str, Suite] = {
     ),
     "dropping-pixels-strong": Suite(
         (
-            Line("pgd:restarts=10,steps=200", (Linf, L2), passes=100),
+            Line("pgd:restarts=10,steps=200", (Linf, L2, L0, L0Values), passes=100),
             Line("l0_pgd:steps=200", (L0, L0Values), passes=100),
         ),
         False,
-        "Where money is no object: 200 steps, 100 passes a gradient; ten restarts but for L0.",
+        "Where money is no object: 200 steps, ten restarts, 100 passes a gradient.",
     ),
     "defendr": Suite(
         (

@@ -76,10 +76,11 @@ def test_a_static_attack_averages_over_no_draws() -> None:
 def test_the_strong_attacks_have_a_hundred_passes_a_gradient(mode: str) -> None:
     facts = facts_of(MODES[mode])
     for threat in THREATS:
-        (bound,), _ = expand("dropping-pixels-strong", threat, facts)
-        assert bound.arguments["eot"] == 100 // facts.passes
-        assert bound.arguments["steps"] == 200
-        assert bound.arguments.get("restarts") == (None if threat.name == "L0" else 10)
+        bounds, _ = expand("dropping-pixels-strong", threat, facts)
+        assert [b.entry.name for b in bounds] == ["pgd"] + ["l0_pgd"] * (threat.name == "L0")
+        assert bounds[0].arguments["restarts"] == 10
+        assert {b.arguments["eot"] for b in bounds} == {100 // facts.passes}
+        assert {b.arguments["steps"] for b in bounds} == {200}
 
 
 @every_mode

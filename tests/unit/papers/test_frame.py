@@ -1,8 +1,11 @@
 """Published numbers stand beside the measured ones that they belong to."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from redoubtable.papers.frame import Experiment, Published, Row, Scale, beside, family, scaled
+from redoubtable.registry import read_arguments
 from redoubtable.statistics import wilson
 from redoubtable.training import Settings as Training
 
@@ -72,6 +75,11 @@ def test_a_scale_is_named_and_may_be_changed() -> None:
     assert scaled(SCALES, "cpu").training_on("gtsrb").epochs == 1
     longer = scaled(SCALES, "cpu:epochs=40").training_on("gtsrb")
     assert (longer.epochs, longer.augment) == (40, "crop")
+
+
+def test_a_list_of_numbers_that_is_none_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="must be numbers with a semicolon between them, got 'a'"):
+        read_arguments("rates=a", {"rates": Sequence[float]}, "scale", "cpu")
 
 
 @pytest.mark.parametrize(

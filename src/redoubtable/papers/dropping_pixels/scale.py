@@ -91,11 +91,13 @@ class Dropping(Scale):
     def __post_init__(self) -> None:
         """Refuse norms that figure 6 does not have, and rates that are none."""
         super().__post_init__()
-        for name, least in (("rates", 0.0), ("train_rates", 0.0), ("certify_rates", 0.5)):
+        for rate in self.certify_rates:
+            if not 0.5 < rate < 1:
+                raise ValueError(f"`certify_rates` are drop rates between 0.5 and 1, got {rate:g}")
+        for name in ("rates", "train_rates"):
             for rate in getattr(self, name):
-                if not least <= rate < 1 or rate == 0.5 == least:
-                    span = f"in [{least:g}, 1)" if not least else "between 0.5 and 1"
-                    raise ValueError(f"`{name}` are drop rates {span}, got {rate:g}")
+                if not 0 <= rate < 1:
+                    raise ValueError(f"`{name}` are drop rates in [0, 1), got {rate:g}")
         if not self.norms or not set(self.norms) <= {"Linf", "L2"}:
             raise ValueError(f"`norms` of figure 6 are Linf and L2, got {'; '.join(self.norms)}")
 
