@@ -50,7 +50,7 @@ from redoubtable.cli.subject import (
 from redoubtable.cli.together import is_fellow, share_cores, together
 from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
-from redoubtable.evaluation.candidates import classes_of
+from redoubtable.evaluation.border import classes_of
 from redoubtable.evaluation.checks import CHEAP
 from redoubtable.evaluation.estimate import (
     Kinds,

@@ -31,7 +31,7 @@ from redoubtable.cli.options import (
 )
 from redoubtable.cli.subject import BatchSize, Data, Factory, Model, Subject, Weights, subject
 from redoubtable.evaluation import environment
-from redoubtable.evaluation.candidates import classes_of
+from redoubtable.evaluation.border import classes_of
 from redoubtable.evaluation.summary import describe
 from redoubtable.explanations import (
     MassShare,

@@ -238,7 +238,7 @@ def _joined(parts: Sequence[Candidate], order: NDArray[np.int64]) -> Candidate:
     def rows(name: str) -> Any:
         return np.concatenate([getattr(p, name) for p in parts])[order]
 
-    names = ("selection", "report", "suspicion", "distance", "carried")
+    names = ("selection", "report", "suspicion", "distance", "carried", "beaten")
     passes = Passes(sum(p.passes.forward for p in parts), sum(p.passes.backward for p in parts))
     # The first images of a half are not the first of all, so none are kept.
     images = parts[0].images[:0]

@@ -12,10 +12,11 @@ from torch import nn
 
 from redoubtable.attacks import ATTACKS, chosen
 from redoubtable.attacks.rounding import round_to_8_bits
-from redoubtable.evaluation.chunks import Chunks, read
+from redoubtable.evaluation.border import check_legal, device_of
+from redoubtable.evaluation.chunks import Chunks
 from redoubtable.evaluation.environment import hardware
 from redoubtable.evaluation.journal import Arrays, Journal
-from redoubtable.evaluation.outcomes import Bar, Look, look
+from redoubtable.evaluation.outcomes import Answers, Bar, Look, look
 from redoubtable.evaluation.passes import Passes, counted
 from redoubtable.evaluation.plan import BoundAttack, registered
 from redoubtable.evaluation.turns import all_of
@@ -25,7 +26,7 @@ from redoubtable.parts import bare, facts_of
 from redoubtable.registry import settable
 from redoubtable.seeding import seeded
 from redoubtable.threat import ThreatModel
-from redoubtable.types import Images, Labels, LazyImages, check_labels
+from redoubtable.types import Images, Labels
 
 View = Literal["clean", "static", "adaptive"]
 KEPT_IMAGES = 12
@@ -88,6 +89,8 @@ class Candidate:
         images: (M, C, H, W) the first M images.
         carried: (N,) which examples this attack did not see, because they had fallen before: all
             of theirs is as the attack before it left it.
+        beaten: (N,) which examples it saw and leaves more of than an attack before it: image and
+            distance are its own, answers and suspicion those of the attack before it.
     """
 
     view: View
@@ -99,6 +102,7 @@ class Candidate:
     passes: Passes
     images: NDArray[np.float32]
     carried: NDArray[np.bool_]
+    beaten: NDArray[np.bool_]
 
 
 Run = Callable[[Images, Labels, ThreatModel | None], Images]
@@ -176,9 +180,8 @@ class Bench:
             bound: the attack.
             threat: what it may change.
             fallen: (N,) examples that it leaves out, to be filled in from those before it.
-            bar: what the attacks before it leave. An example that it leaves more of keeps the
-                selection's draws in its report too: nobody would choose it, and so nobody needs
-                fresh ones.
+            bar: what the attacks before it leave. Of an example that it leaves more of nobody
+                needs its answers: it is marked as beaten, to be filled in likewise.
 
         Raises:
             ValueError: the attack returned something that is no legal image.
@@ -291,19 +294,20 @@ class Bench:
             if len(x):
                 x_adv = run(x.clone(), y.clone(), ball)
         if ball is not None and len(x):
-            _check_legal(piece.attack, x_adv, x, ball)
+            check_legal(piece.attack, x_adv, x, ball)
             if s.eight_bit:
                 x_adv = round_to_8_bits(x_adv, x)
-                _check_legal(piece.attack, x_adv, x, ball)
-        looks = self._looks(piece, x_adv, y.cpu().numpy(), name)
+                check_legal(piece.attack, x_adv, x, ball)
+        selection, report, beaten = self._looks(piece, x_adv, y.cpu().numpy(), name)
         distance = ball.distance(x, x_adv) if ball else torch.zeros(len(x))
         shown = whole.index_copy(0, index, x_adv)[: max(0, s.keep - start)]
         full = len(whole)
         return {
-            "selection": _spread(looks[0].answers, piece.open, full),
-            "report": _spread(looks[1].answers, piece.open, full),
-            "suspicion": _spread(looks[1].suspicion, piece.open, full),
+            "selection": _spread(selection.answers, piece.open, full),
+            "report": _spread(report.answers, piece.open, full),
+            "suspicion": _spread(report.suspicion, piece.open, full),
             "distance": _spread(distance.float().cpu().numpy(), piece.open, full),
+            "beaten": _spread(beaten, piece.open, full),
             "passes": np.array([passes.forward, passes.backward], dtype=np.int64),
             # A copy: a part, even an empty one, would hold the memory of the whole chunk.
             "images": shown.clone().float().cpu().numpy(),
@@ -311,63 +315,43 @@ class Bench:
 
     def _looks(
         self, piece: Piece, x: Images, y: NDArray[np.int64], name: tuple[Any, ...]
-    ) -> tuple[Look, Look]:
-        """The answers that the worst attack is chosen on, and those that are reported."""
-        # Of a random model the choice is a part of the search; only what is reported must be true.
-        random = self.facts.stochastic
-        chooses = self._copy("adaptive", piece.attack) if random else self.model
-        selection = self._look("selection", chooses, x, name)
-        if piece.bar is None:
-            return selection, self._look("report", self.model, x, name)
-        again = np.flatnonzero(piece.bar.reached(selection.answers, y))
-        fresh = self._look("report", self.model, x[torch.from_numpy(again).to(x.device)], name)
-        # By half, so that the first halves of both share no draw: checks look at no more.
-        half = self.draws // 2
-        answers = np.roll(selection.answers, half, 1)
-        suspicion = np.roll(selection.suspicion, half, 1)
-        answers[again], suspicion[again] = fresh.answers, fresh.suspicion
-        return selection, Look(answers, suspicion)
+    ) -> tuple[Look, Look, NDArray[np.bool_]]:
+        """The answers that the worst attack is chosen on, those that are reported, and where not.
 
-    def _look(self, purpose: str, model: nn.Module, x: Images, name: tuple[Any, ...]) -> Look:
+        Where the attack is beaten no more draws are made than tell so.
+        """
+        # Of a random model the choice is a part of the search; only what is reported must be true.
+        random, bar = self.facts.stochastic, piece.bar
+        chooses = self._copy("adaptive", piece.attack) if random else self.model
+        if bar is None:
+            selection = self._look("selection", chooses, x, name)
+            return selection, self._look("report", self.model, x, name), np.zeros(len(x), bool)
+
+        def beats(answers: Answers, which: NDArray[np.int64]) -> NDArray[np.bool_]:
+            return bar.select(which).beats(answers, y[which])
+
+        selection = self._look("selection", chooses, x, name, beats)
+        beaten = bar.beats(selection.answers, y)
+        which = np.flatnonzero(~beaten)
+        fresh = self._look("report", self.model, x[torch.from_numpy(which).to(x.device)], name)
+        report = Look(*(_spread(r, which, len(x)) for r in (fresh.answers, fresh.suspicion)))
+        return selection, report, beaten
+
+    def _look(
+        self,
+        purpose: str,
+        model: nn.Module,
+        x: Images,
+        name: tuple[Any, ...],
+        settled: Callable[[Answers, NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+    ) -> Look:
         """A model's answers to images, under the random state of a purpose."""
         if len(x) == 0:
             suspicion = np.empty((0, self.draws if self.facts.abstains else 0), np.float32)
             return Look(np.empty((0, self.draws), np.int16), suspicion)
         passes_per_image = max(1, self.settings.batch_size // self.facts.passes)
         with seeded(purpose, *name):
-            return look(model, x, self.draws, passes_per_image, self.facts.abstains)
-
-
-def classes_of(model: nn.Module, x: LazyImages, y: Labels) -> int:
-    """Return how many classes a model has, a rejection not counted.
-
-    Raises:
-        ValueError: it does not take the images, its output is no (N, K), or the labels don't fit.
-    """
-    facts = facts_of(model)
-    # A model that compares the images of its batch may not take one alone.
-    one = read(x, slice(0, 1 + facts.batch_dependent))
-    device = device_of(model, one)
-    try:
-        with torch.no_grad(), seeded("classes"):
-            out = model(one.clone().to(device))
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(
-            f"the model does not take images of shape {tuple(x.shape[1:])}: {first}; "
-            "use the data that it was trained for"
-        ) from None
-    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(one):
-        got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ValueError(f"the model must give (N, K) logits, got {got} for one image")
-    classes = out.shape[1] - facts.abstains
-    check_labels(y, len(x), classes)
-    return classes
-
-
-def device_of(model: nn.Module, x: Images) -> torch.device:
-    """Return where a model lives; one without parameters takes images where they are."""
-    return next((p.device for p in model.parameters()), x.device)
+            return look(model, x, self.draws, passes_per_image, self.facts.abstains, settled)
 
 
 def _surrogates(bound: BoundAttack | None) -> Sequence[nn.Module]:
@@ -380,18 +364,3 @@ def _spread(rows: NDArray[Any], where: NDArray[np.int64], n: int) -> NDArray[Any
     all_rows = np.zeros((n, *rows.shape[1:]), dtype=rows.dtype)
     all_rows[where] = rows
     return all_rows
-
-
-def _check_legal(attack: str, x_adv: Any, x: Images, threat: ThreatModel) -> None:
-    """Refuse an attack's result that is missing, of another shape, or not legal."""
-    if not isinstance(x_adv, torch.Tensor) or x_adv.shape != x.shape:
-        got = tuple(x_adv.shape) if isinstance(x_adv, torch.Tensor) else type(x_adv).__name__
-        raise ValueError(f"attack {attack!r} returned {got} instead of {tuple(x.shape)} images")
-    legal = threat.contains(x_adv, x)
-    if not bool(legal.all()):
-        far = threat.distance(x, x_adv).max().item()
-        raise ValueError(
-            f"attack {attack!r} returned {int((~legal).sum())} illegal images of {len(x)} under "
-            f"{threat}: largest distance {far:.6g}, values in [{x_adv.min().item():.6g}, "
-            f"{x_adv.max().item():.6g}]; no accuracy can be told from them"
-        )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from redoubtable.evaluation.candidates import Bench, Candidate
-from redoubtable.evaluation.outcomes import Bar
+from redoubtable.evaluation.outcomes import Bar, defended
 from redoubtable.evaluation.plan import BoundAttack
 from redoubtable.evaluation.turns import all_of
 from redoubtable.threat import ThreatModel
@@ -40,20 +40,27 @@ def attack_all(
         return all_of(partial(bench.attacked, view, bound, threat) for bound in attacks)
     found: list[Candidate] = []
     y = bench.data.y.numpy()
-    bar = Bar.of(before.selection, y, classes)
+    bar: Bar | None = None
+    fallen = np.asarray(~defended(before.selection, y, classes).any(1))
     for bound in attacks:
-        before = carry(bench.attacked(view, bound, threat, bar.good == 0, bar), before)
-        bar = bar.lowered(before.selection, y)
+        before = carry(bench.attacked(view, bound, threat, fallen, bar), before)
+        # The first one has nothing but clean images before it, and nobody shows those instead.
+        new = Bar.of(before.selection, y, classes)
+        bar = new if bar is None else bar.lowered(new)
+        fallen = np.asarray(bar.good == 0)
         found.append(before)
     return found
 
 
 def carry(candidate: Candidate, before: Candidate) -> Candidate:
-    """Return a candidate with what was found before of the examples that it did not see."""
-    kept = candidate.carried
-    names = ("selection", "report", "suspicion", "distance", "images")
+    """Return a candidate with what was found before where it found nothing more."""
+    carried, beaten = candidate.carried, candidate.beaten
+    none = ("selection", "report", "suspicion"), carried | beaten
+    unseen = ("distance", "images"), carried
     rows: dict[str, Any] = {
-        n: _rows(kept, getattr(before, n), getattr(candidate, n)) for n in names
+        n: _rows(where, getattr(before, n), getattr(candidate, n))
+        for names, where in (none, unseen)
+        for n in names
     }
     return replace(candidate, **rows)
 

@@ -17,7 +17,7 @@ from redoubtable.certification import (
     guarantee,
     largest_radius,
 )
-from redoubtable.evaluation.candidates import classes_of, device_of
+from redoubtable.evaluation.border import classes_of, device_of
 from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment, hardware
 from redoubtable.evaluation.progress import ticking

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from redoubtable.evaluation import batch_settings, curves, rates, summary
-from redoubtable.evaluation.candidates import Bench, Candidate, Settings, classes_of, device_of
+from redoubtable.evaluation.border import classes_of, device_of
+from redoubtable.evaluation.candidates import Bench, Candidate, Settings
 from redoubtable.evaluation.checks import asked
 from redoubtable.evaluation.chunks import Chunks, outline
 from redoubtable.evaluation.environment import environment
@@ -237,7 +238,11 @@ def _record(
             "digest": bench.data.digest,
         },
         **summary.summarise(
-            measured.candidates, bench.data.y.numpy(), work.classes, facts.abstains
+            measured.candidates,
+            bench.data.y.numpy(),
+            work.classes,
+            facts.abstains,
+            work.plans.cascade,
         ),
     }
     if not work.plans.static:
@@ -275,10 +280,11 @@ def _all_arrays(work: Work, measured: Measured, radius: torch.Tensor) -> dict[st
     for setting, found in (measured.batched.candidates if measured.batched else {}).items():
         rows = _arrays(found, y, radius)
         arrays |= {f"{setting}/{name}": v for name, v in rows.items() if "/" in name}
-    # Which of the kept images, in their order, is each example's worst.
-    arrays["robust/chosen"] = summary.worst(
+    _, _, chosen = summary.worst(
         measured.candidates, lambda a: defended(a, y.numpy(), work.classes)
-    )[2]
+    )
+    # Which of the kept images, in their order, is each example's worst.
+    arrays["robust/chosen"] = summary.finders(measured.candidates, chosen)
     return arrays
 
 

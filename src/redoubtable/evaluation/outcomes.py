@@ -4,6 +4,7 @@ Answers are class indices; K, one past the last class, is a rejection. On advers
 rejection counts as defended, on clean ones as an error (design, section 3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,38 +36,58 @@ class Look:
     suspicion: NDArray[np.float32]
 
 
-def look(model: nn.Module, x: Images, draws: int, batch_size: int, abstains: bool) -> Look:
+def look(
+    model: nn.Module,
+    x: Images,
+    draws: int,
+    batch_size: int,
+    abstains: bool,
+    settled: Callable[[Answers, NDArray[np.int64]], NDArray[np.bool_]] | None = None,
+) -> Look:
     """Show images to a model `draws` times, `batch_size` images at a time.
 
     The model gets a copy: one that writes into its input must not change what others see. One that
     depends on its batch sees all images together, whatever `batch_size` says.
 
+    Args:
+        model: with or without a rejection.
+        x: the images.
+        draws: answers per image.
+        batch_size: images in one pass.
+        abstains: whether the last class is a rejection.
+        settled: told of (M, d) answers so far and of which images they are; those for which it
+            returns true are not asked again, and their other answers are -1. None asks all.
+
     Raises:
         ValueError: an answer is NaN, which would count as class 0.
     """
-    answers, suspicion = [], []
+    answers = np.full((len(x), draws), -1, dtype=np.int16)
+    suspicion = np.zeros((len(x), draws if abstains else 0), dtype=np.float32)
     size = images_per_pass(model, x, 1, batch_size)
+    asked = np.arange(len(x))
     with torch.no_grad():
-        for _ in range(draws):
-            out = torch.cat([model(part.clone()) for part in torch.split(x, size)])
+        for draw in range(draws):
+            these = x if len(asked) == len(x) else x[torch.from_numpy(asked).to(x.device)]
+            out = torch.cat([model(part.clone()) for part in torch.split(these, size)])
             if bool(out.isnan().any()):
                 bad = int(out.isnan().any(1).sum())
-                raise ValueError(f"the model answers {bad} of {len(x)} images with NaN")
-            answers.append(out.argmax(1).cpu())
+                raise ValueError(f"the model answers {bad} of {len(these)} images with NaN")
+            answers[asked, draw] = out.argmax(1).cpu().numpy()
             if abstains:
-                suspicion.append((out[:, -1] - out[:, :-1].amax(1)).float().cpu())
-    empty = torch.empty(len(x), 0)
-    return Look(
-        torch.stack(answers, 1).numpy().astype(np.int16),
-        (torch.stack(suspicion, 1) if suspicion else empty).numpy(),
-    )
+                ahead = out[:, -1] - out[:, :-1].amax(1)
+                suspicion[asked, draw] = ahead.float().cpu().numpy()
+            if settled is not None:
+                asked = asked[~settled(answers[asked, : draw + 1], asked)]
+                if len(asked) == 0:
+                    break
+    return Look(answers, suspicion)
 
 
 @dataclass(frozen=True)
 class Bar:
     """Of how many draws each example stands after the attacks so far, the least of them.
 
-    An attack that leaves more of both is none that anyone would show.
+    Nobody would show an attack's image that stands in more.
 
     Attributes:
         classes: K; the answer K is a rejection.
@@ -84,15 +105,19 @@ class Bar:
         good, right = defended(answers, y, classes), correct(answers, y)
         return cls(classes, good.sum(1), right.sum(1))
 
-    def lowered(self, answers: Answers, y: NDArray[np.int64]) -> "Bar":
-        """Return the bar after (N, draws) more answers."""
-        new = Bar.of(answers, y, self.classes)
-        return Bar(self.classes, np.minimum(self.good, new.good), np.minimum(self.right, new.right))
+    def lowered(self, other: "Bar") -> "Bar":
+        """Return the lower one of two bars, image by image and count by count."""
+        lower = (np.minimum(a, b) for a, b in ((self.good, other.good), (self.right, other.right)))
+        return Bar(self.classes, *lower)
 
-    def reached(self, answers: Answers, y: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return (N,) where (N, draws) answers leave no more of one of the two."""
+    def beats(self, answers: Answers, y: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (N,) where (N, d) answers, of all draws or only the first ones, leave more.
+
+        More of what counts for the defender and no less of what is right: more draws change
+        nothing in that. Where both are alike the later attack may be the stronger one.
+        """
         new = Bar.of(answers, y, self.classes)
-        return np.asarray((new.good <= self.good) | (new.right <= self.right))
+        return np.asarray((new.good > self.good) & (new.right >= self.right))
 
     def select(self, index: NDArray[np.int64]) -> "Bar":
         """Return the bar of some examples."""

@@ -79,6 +79,6 @@ def at_rates(
         found = [clean, *attack_all(again, "adaptive", plans.adaptive, threat, classes, start)]
         points.append(
             {"rate": rate, "threshold": threshold.value, "held_out": threshold.n}
-            | summary.summarise(found, bench.data.y.numpy(), classes, True)
+            | summary.summarise(found, bench.data.y.numpy(), classes, True, plans.cascade)
         )
     return points

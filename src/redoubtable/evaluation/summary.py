@@ -1,6 +1,6 @@
 """From answers to the numbers of a record: pure functions of what was measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,11 @@ def worst(
 
 
 def summarise(
-    candidates: Sequence[Candidate], y: NDArray[np.int64], classes: int, abstains: bool
+    candidates: Sequence[Candidate],
+    y: NDArray[np.int64],
+    classes: int,
+    abstains: bool,
+    cascade: bool = False,
 ) -> dict[str, Any]:
     """Return clean accuracy, one row per attack, and the worst case per view.
 
@@ -63,6 +67,7 @@ def summarise(
         y: (N,) labels.
         classes: K; the answer K is a rejection.
         abstains: whether there are rejections to report.
+        cascade: an attack's row is what stands after it, of the worst of those so far.
     """
     clean = candidates[0]
     groups = {
@@ -71,22 +76,38 @@ def summarise(
     }
     result: dict[str, Any] = {
         "clean": _numbers(clean.report, correct(clean.report, y), y, classes, abstains),
-        "rows": [_row(c, y, classes, abstains) for c in candidates[1:]],
-        "robust": _worst_numbers(candidates, y, classes, abstains),
+        "rows": [
+            _row(c, group if cascade else [c], y, classes, abstains)
+            for c, group in _so_far(candidates[1:])
+        ],
+        "robust": _worst_case(candidates, y, classes, abstains),
     }
     for view, group in groups.items():
-        result[view] = _worst_numbers(group, y, classes, abstains) if len(group) > 1 else None
+        result[view] = _worst_case(group, y, classes, abstains) if len(group) > 1 else None
     if abstains:
         result["detection"] = _detection(candidates, y, classes)
     return result
 
 
-def _row(c: Candidate, y: NDArray[np.int64], classes: int, abstains: bool) -> dict[str, Any]:
+def _so_far(attacked: Sequence[Candidate]) -> Iterator[tuple[Candidate, list[Candidate]]]:
+    """Each candidate with all of its view up to itself."""
+    for i, c in enumerate(attacked):
+        yield c, [one for one in attacked[: i + 1] if one.view == c.view]
+
+
+def _row(
+    c: Candidate,
+    group: Sequence[Candidate],
+    y: NDArray[np.int64],
+    classes: int,
+    abstains: bool,
+) -> dict[str, Any]:
+    """One attack's passes and distances, and the accuracies under the worst of a group."""
     n = len(y)
     return {
         "view": c.view,
         "attack": c.attack,
-        **_numbers(c.report, defended(c.report, y, classes), y, classes, abstains),
+        **_worst_numbers(group, y, classes, abstains),
         "passes": {"forward": c.passes.forward, "backward": c.passes.backward},
         "passes_per_image": (c.passes.forward + c.passes.backward) / n,
         "distance": {"median": float(np.median(c.distance)), "max": float(c.distance.max())},
@@ -110,33 +131,44 @@ def _numbers(
     return numbers
 
 
+def _worst_case(
+    group: Sequence[Candidate], y: NDArray[np.int64], classes: int, abstains: bool
+) -> dict[str, Any]:
+    """The worst case per example, and how often each candidate is it."""
+    chosen = worst(group, lambda a: defended(a, y, classes))[2]
+    counts = np.bincount(finders(group, chosen), minlength=len(group)).tolist()
+    names = [f"{c.view} {c.attack}".strip() for c in group]
+    by = {"worst_by": dict(zip(names, counts, strict=True))}
+    return _worst_numbers(group, y, classes, abstains) | by
+
+
 def _worst_numbers(
     group: Sequence[Candidate], y: NDArray[np.int64], classes: int, abstains: bool
 ) -> dict[str, Any]:
-    """The worst case per example; the strict count has its own worst case."""
-    answers, good, chosen = worst(group, lambda a: defended(a, y, classes))
+    """The numbers of each example's worst candidate; the strict count has its own."""
+    answers, good, _ = worst(group, lambda a: defended(a, y, classes))
     numbers = _numbers(answers, good, y, classes, abstains)
     if abstains:
         strict_answers, strict, _ = worst(group, lambda a: correct(a, y))
         numbers["strict"] = asdict(accuracy(strict_answers, strict))
-    names = [f"{c.view} {c.attack}".strip() for c in group]
-    counts = np.bincount(_finders(group, chosen), minlength=len(group)).tolist()
-    numbers["worst_by"] = dict(zip(names, counts, strict=True))
     return numbers
 
 
-def _finders(group: Sequence[Candidate], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which candidate found what the chosen one shows: in a cascade it may have been carried."""
-    carried = np.stack([c.carried for c in group])
-    finders = chosen.copy()
+def finders(group: Sequence[Candidate], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (N,) which candidate made the image that the chosen one's answers are of.
+
+    In a cascade they may be those of an attack before it.
+    """
+    taken = np.stack([c.carried | c.beaten for c in group])
+    found = chosen.copy()
     for _ in group:
-        late = carried[finders, np.arange(len(finders))]
+        late = taken[found, np.arange(len(found))]
         # The one before within the cascade of a view, or the clean image at its start.
         previous = [
             max(0, i - 1) if group[max(0, i - 1)].view == c.view else 0 for i, c in enumerate(group)
         ]
-        finders = np.where(late, np.array(previous)[finders], finders)
-    return finders
+        found = np.where(late, np.array(previous)[found], found)
+    return found
 
 
 def _detection(

@@ -1,5 +1,6 @@
 """In a cascade later attacks see only what stands, and nothing of the verdict changes by it."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import SUITES, Settings, Suite, candidates, evaluate, outcomes
 from redoubtable.evaluation.plan import expand
 from redoubtable.evaluation.suites import Line
-from redoubtable.gradients import FastCopy
 from redoubtable.models import create, load_model
 from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
@@ -90,62 +90,123 @@ def test_a_cascade_on_a_random_model_sees_what_stands_in_any_draw(
     assert e.robust_accuracy == pytest.approx(whole.robust_accuracy, abs=0.1)
 
 
-def test_only_what_may_be_chosen_is_looked_at_afresh(
+def test_of_what_an_attack_leaves_more_of_no_more_draws_are_made(
     net: nn.Module, x: Tensor, y: Tensor, seen: list[int], register: Register,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    looks: list[tuple[bool, int]] = []
+    pieces: list[tuple[Any, ...]] = []
 
-    def noted(bench: Any, purpose: str, model: nn.Module, x: Tensor, name: Any) -> Any:
-        looks.append((isinstance(model, FastCopy), len(x)))
-        return look(bench, purpose, model, x, name)
+    def noted(bench: Any, piece: Any, x: Tensor, y: Any, name: Any) -> Any:
+        found = looks(bench, piece, x, y, name)
+        pieces.append((piece, y, *found))
+        return found
 
     @register("still")
     def still(model: nn.Module, x: Images, y: Labels, threat: Any) -> Images:
         """Leave more than the attack before it."""
         return x
 
-    look = candidates.Bench._look
-    monkeypatch.setattr(candidates.Bench, "_look", noted)
-    model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20, chunk=11)
+    looks = candidates.Bench._looks
+    monkeypatch.setattr(candidates.Bench, "_looks", noted)
+    model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20, chunk=30, keep=30)
     attacks = ["pgd:steps=10,loss=evasion_margin", "still", "seen"]
     e = quick(model, x, y, Linf(0.1), attacks, cascade=True, settings=settings)
-    labels = e.arrays["y"]
-    names = [n for n in e.arrays if n.startswith("adaptive/") and n.endswith("/selection")]
-    good = [outcomes.defended(e.arrays[n], labels, 4).sum(1) for n in ("clean/selection", *names)]
-    right = [outcomes.correct(e.arrays[n], labels).sum(1) for n in ("clean/selection", *names)]
-    for i, name in enumerate(names):
-        least, least_right = np.min(good[: i + 1], 0), np.min(right[: i + 1], 0)
-        beaten = (least > 0) & (good[i + 1] > least) & (right[i + 1] > least_right)
-        may = (least > 0) & ~beaten
-        shown, report = e.arrays[name], e.arrays[name.replace("selection", "report")]
-        assert np.array_equal(np.roll(shown, 10, 1)[beaten], report[beaten])
-        fresh = (np.roll(shown, 10, 1) != report).any(1)
-        assert fresh[may].any() == may.any()
-        # In three chunks, and there as many pairs of looks.
-        those = looks[-6 * (len(names) - i) :][:6]
-        assert [on_copy for on_copy, _ in those] == [True, False] * 3
-        assert sum(n for _, n in those[::2]) == int((least > 0).sum())
-        assert sum(n for _, n in those[1::2]) == int(may.sum())
-    assert beaten.any() and may.any()
-    looks.clear()
+    names = ["clean", *(f"adaptive/{r['attack']}" for r in e.record["rows"][len(attacks) :])]
+    labels, saved, afresh = e.arrays["y"], 0, 0
+    good = [outcomes.defended(e.arrays[f"{n}/selection"], labels, 4).sum(1) for n in names]
+    right = [outcomes.correct(e.arrays[f"{n}/selection"], labels).sum(1) for n in names]
+    those = [found for found in pieces if found[0].view == "adaptive"]
+    for i, (piece, own, selection, report, beaten) in enumerate(those, 1):
+        opened, before, mine = piece.open, names[i - 1], names[i]
+        if i == 1:
+            assert piece.bar is None and not beaten.any()  # clean images are no attack's
+            assert not (report.answers == selection.answers).all()
+            continue
+        least, least_right = np.min(good[1:i], 0)[opened], np.min(right[1:i], 0)[opened]
+        assert (least > 0).all() and (np.min(good[:i], 0) > 0).sum() == len(opened)
+        assert piece.bar.good.tolist() == least.tolist()
+        assert piece.bar.right.tolist() == least_right.tolist()
+        counts = outcomes.Bar.of(selection.answers, own, 4)
+        asked = (selection.answers >= 0).sum(1)
+        assert np.array_equal(beaten, (counts.good > least) & (counts.right >= least_right))
+        assert (asked[~beaten] == 20).all()
+        # What the draw before the last had not settled: one answer more than the least.
+        assert (counts.good[beaten] == least[beaten] + 1).any()
+        saved += int((20 - asked).sum())
+        kept = opened[beaten]
+        for what in ("selection", "report", "suspicion"):
+            theirs, ours = e.arrays[f"{before}/{what}"], e.arrays[f"{mine}/{what}"]
+            assert np.array_equal(theirs[kept], ours[kept])
+        assert np.array_equal(e.arrays[f"{mine}/report"][opened[~beaten]], report.answers[~beaten])
+        afresh += int((report.answers != selection.answers)[~beaten].sum())
+        assert (report.answers[~beaten] >= 0).all()
+        if mine == "adaptive/still":  # image and distance are its own
+            assert beaten.any() and np.array_equal(e.images[mine][kept], x.numpy()[kept])
+            assert (e.arrays[f"{mine}/distance"][kept] == 0).all()
+    assert saved > 20 and afresh > 0
+    chosen = e.arrays["robust/chosen"]
+    every = list(e.images)
+    whose = [k for k in range(len(x)) if every[chosen[k]] == "adaptive/still"]
+    found = dict(zip(names[1:], those, strict=True))["adaptive/still"]
+    assert not set(whose) & set(found[0].open[found[-1]].tolist())
+    pieces.clear()
     quick(net, x, y, Linf(0.1), "fgsm")
-    assert not any(on_copy for on_copy, _ in looks)  # it answers every time alike
+    assert all(found[0].bar is None for found in pieces)
 
 
-def test_what_leaves_no_more_of_one_of_two_counts_may_be_chosen() -> None:
+def test_what_leaves_more_of_one_count_and_no_less_of_the_other_is_beaten() -> None:
     y, before = np.array([0, 0, 0]), np.array([[0, 0, 1, 3]] * 3, dtype=np.int16)
     bar = outcomes.Bar.of(before, y, 3)
     assert bar.good.tolist() == [3] * 3 and bar.right.tolist() == [2] * 3
     ties, more, rejected = [0, 0, 1, 3], [0, 0, 0, 3], [0, 3, 3, 3]
     after = np.array([ties, more, rejected], dtype=np.int16)
-    assert bar.reached(after, y).tolist() == [True, False, True]
-    wrong = np.array([[0, 0, 0, 1]] * 3, dtype=np.int16)  # no fewer right, no more good
-    assert bar.reached(wrong, y).all()
-    lower = bar.lowered(after, y)
+    assert bar.beats(after, y).tolist() == [False, True, False]
+    as_right = np.array([[0, 0, 3, 3]] * 3, dtype=np.int16)  # no fewer right, more rejected
+    assert bar.beats(as_right, y).all()
+    assert not bar.beats(as_right[:, :3], y).any()  # a draw earlier it was open
+    assert not bar.beats(np.array([[0, 3, 3, -1]] * 3, dtype=np.int16), y).any()
+    lower = bar.lowered(outcomes.Bar.of(after, y, 3))
     assert lower.good.tolist() == [3, 3, 3] and lower.right.tolist() == [2, 2, 1]
-    assert lower.lowered(np.ones((3, 4), dtype=np.int16), y).good.tolist() == [0, 0, 0]
+    wrong = outcomes.Bar.of(np.ones((3, 4), dtype=np.int16), y, 3)
+    assert lower.lowered(wrong).good.tolist() == [0, 0, 0]
     assert lower.select(np.array([2])).right.tolist() == [1]
+
+
+def test_settled_images_are_not_asked_again() -> None:
+    asked: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return torch.cat([x.flatten(1), torch.zeros(len(x), 1)], 1)
+
+    def settled(answers: Any, which: Any) -> Any:
+        return answers.shape[1] > which  # the first after a draw, the second after two
+
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.2, 0.1]]).view(3, 2, 1, 1)
+    found = outcomes.look(Counting(), x, 3, 8, True, settled)
+    assert asked == [3, 2, 1]
+    assert found.answers.tolist() == [[1, -1, -1], [0, 0, -1], [0, 0, 0]]
+    assert found.suspicion[2] == pytest.approx([-0.2] * 3)
+    asked.clear()
+    outcomes.look(Counting(), x, 3, 8, True, lambda answers, which: which >= 0)
+    assert asked == [3]
+
+
+def test_rows_of_a_cascade_are_what_stands_after_them(x: Tensor, y: Tensor) -> None:
+    attacks = ["pgd:steps=10,loss=evasion_margin", "fgsm:loss=margin", "noise"]
+    model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20, chunk=30)
+    e = quick(model, x, y, Linf(0.1), attacks, cascade=True, settings=settings)
+    for view in ("static", "adaptive"):
+        rows = [r for r in e.record["rows"] if r["view"] == view]
+        for number in ("accuracy", "strict"):
+            values = [r[number]["one_shot"]["value"] for r in rows]
+            assert all(b <= a + 0.05 for a, b in itertools.pairwise(values))  # on fresh draws
+            assert e.record[view][number]["one_shot"]["value"] <= values[-1] + 0.05
+        assert "worst_by" not in rows[0]
+    # After the first, fgsm and noise are weak: alone they would leave much more.
+    alone = quick(model, x, y, Linf(0.1), attacks, cascade=False, settings=settings)
+    assert alone.under["noise"] > e.under["noise"] + 0.1
 
 
 def test_a_curve_of_a_random_model_shows_every_attack_all_images(
