@@ -3,7 +3,8 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,8 +15,12 @@ from redoubtable.attacks import ATTACKS, fgsm, pgd
 from redoubtable.data import load
 from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import SUITES, Settings, Suite, candidates, evaluate, outcomes
+from redoubtable.evaluation.candidates import Candidate
+from redoubtable.evaluation.cascade import attack_all
+from redoubtable.evaluation.passes import Passes
 from redoubtable.evaluation.plan import expand
 from redoubtable.evaluation.suites import Line
+from redoubtable.evaluation.summary import summarise
 from redoubtable.models import create, load_model
 from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
@@ -137,6 +142,8 @@ def test_of_what_an_attack_leaves_more_of_no_more_draws_are_made(
         for what in ("selection", "report", "suspicion"):
             theirs, ours = e.arrays[f"{before}/{what}"], e.arrays[f"{mine}/{what}"]
             assert np.array_equal(theirs[kept], ours[kept])
+        assert (report.suspicion[beaten] == 0).all()  # not looked at again
+        assert (report.suspicion[~beaten] != 0).all()
         assert np.array_equal(e.arrays[f"{mine}/report"][opened[~beaten]], report.answers[~beaten])
         afresh += int((report.answers != selection.answers)[~beaten].sum())
         assert (report.answers[~beaten] >= 0).all()
@@ -144,11 +151,11 @@ def test_of_what_an_attack_leaves_more_of_no_more_draws_are_made(
             assert beaten.any() and np.array_equal(e.images[mine][kept], x.numpy()[kept])
             assert (e.arrays[f"{mine}/distance"][kept] == 0).all()
     assert saved > 20 and afresh > 0
-    chosen = e.arrays["robust/chosen"]
-    every = list(e.images)
-    whose = [k for k in range(len(x)) if every[chosen[k]] == "adaptive/still"]
-    found = dict(zip(names[1:], those, strict=True))["adaptive/still"]
-    assert not set(whose) & set(found[0].open[found[-1]].tolist())
+    makers = [list(e.images)[i] for i in e.arrays["robust/chosen"]]
+    for (piece, *_, beaten), name in zip(those, names[1:], strict=True):
+        mine = {k for k, maker in enumerate(makers) if maker == name}
+        assert mine <= set(piece.open[~beaten].tolist())  # nobody shows what leaves more
+        assert e.record["robust"]["worst_by"][name.replace("/", " ", 1)] == len(mine)
     pieces.clear()
     quick(net, x, y, Linf(0.1), "fgsm")
     assert all(found[0].bar is None for found in pieces)
@@ -170,6 +177,54 @@ def test_what_leaves_more_of_one_count_and_no_less_of_the_other_is_beaten() -> N
     wrong = outcomes.Bar.of(np.ones((3, 4), dtype=np.int16), y, 3)
     assert lower.lowered(wrong).good.tolist() == [0, 0, 0]
     assert lower.select(np.array([2])).right.tolist() == [1]
+
+
+class Bound(NamedTuple):
+    """An attack that found what it is told."""
+
+    answers: list[list[int]]
+
+
+class Table:
+    """A bench whose attacks answer from a table, with the bars that they were given."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.facts, self.data, self.bars = PLAIN, SimpleNamespace(y=y), list[Any]()
+
+    def attacked(self, view: str, bound: Bound, threat: Any, fallen: Any, bar: Any) -> Candidate:
+        self.bars.append(bar)
+        answers = np.array(bound.answers, dtype=np.int16)
+        beaten = np.zeros(len(fallen), bool) if bar is None else bar.beats(answers, y_of(self))
+        nothing = np.zeros(len(fallen), dtype=np.float32)
+        return Candidate(
+            "adaptive", str(len(self.bars)), answers, answers, np.float32(answers), nothing,
+            Passes(0, 0), nothing, fallen, beaten,
+        )  # fmt: skip
+
+
+def y_of(bench: Table) -> Any:
+    return bench.data.y.numpy()
+
+
+def test_an_attack_that_brings_down_right_answers_alone_raises_no_bar_and_no_row() -> None:
+    wrong, rejected = [0, 1, 1, 1], [3, 3, 3, 3]
+    bench = Table(torch.tensor([0]))
+    clean = bench.attacked("clean", Bound([[0, 0, 0, 0]]), None, np.array([False]), None)
+    bench.bars.clear()
+    bounds = [Bound([answers]) for answers in (wrong, rejected, [0, 0, 1, 3])]
+    found = attack_all(bench, "adaptive", bounds, Linf(0.1), 3, clean)  # type: ignore[arg-type]
+    assert bench.bars[0] is None
+    assert [b.good.tolist() for b in bench.bars[1:]] == [[1], [1]]
+    assert [b.right.tolist() for b in bench.bars[1:]] == [[1], [0]]
+    assert [c.beaten.tolist() for c in found] == [[False], [False], [True]]
+    assert found[2].report.tolist() == [rejected]
+    y = np.array([0])
+    clean = replace(clean, view="clean", attack="")
+    rows = summarise([clean, *found], y, 3, abstains=True, cascade=True)["rows"]
+    assert [r["accuracy"]["one_shot"]["value"] for r in rows] == [0.25] * 3
+    assert [r["strict"]["one_shot"]["value"] for r in rows] == [0.25, 0, 0]
+    rows = summarise([clean, *found], y, 3, abstains=True)["rows"]
+    assert [r["accuracy"]["one_shot"]["value"] for r in rows] == [0.25, 1, 1]
 
 
 def test_settled_images_are_not_asked_again() -> None:

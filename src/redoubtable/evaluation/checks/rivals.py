@@ -101,7 +101,7 @@ def black_box_is_weaker(case: Case) -> Finding:
     black, passes = case.seen("adaptive", _BLACK_BOX), 0
     if black:
         ours = case.standing(white)
-        # What a cascade carries along, and what others left less of, was found by those before.
+        # What a cascade carries along was found by those before.
         theirs = ~_first_found(case, black)
     else:
         ours = case.standing(white, case.few)
@@ -117,7 +117,7 @@ def black_box_is_weaker(case: Case) -> Finding:
 
 def _first_found(case: Case, candidates: Sequence[Candidate]) -> Stands:
     """(N,) which images fall to attacks that saw them."""
-    fell = [~case.standing([c]) & ~(c.carried | c.beaten) for c in candidates]
+    fell = [~case.standing([c]) & ~c.carried for c in candidates]
     found: Stands = fell[0]
     for more in fell[1:]:
         found = found | more
