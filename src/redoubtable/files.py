@@ -47,7 +47,7 @@ def make_folder(folder: Path) -> Path:
             pass
     except OSError as error:
         raise ValueError(
-            f"cannot write to the folder {folder} ({error.strerror or error}); choose another --out"
+            f"cannot write to the folder {folder} ({error.strerror or error}); choose another one"
         ) from None
     return folder
 
