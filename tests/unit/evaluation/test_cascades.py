@@ -16,6 +16,7 @@ from redoubtable.detectors import Entropy, Rejecting
 from redoubtable.evaluation import SUITES, Settings, Suite, candidates, evaluate, outcomes
 from redoubtable.evaluation.plan import expand
 from redoubtable.evaluation.suites import Line
+from redoubtable.gradients import FastCopy
 from redoubtable.models import create, load_model
 from redoubtable.parts import PLAIN
 from redoubtable.threat import L0, L1, L2, THREATS, Linf
@@ -106,8 +107,14 @@ def test_of_what_an_attack_leaves_more_of_no_more_draws_are_made(
         """Leave more than the attack before it."""
         return x
 
-    looks = candidates.Bench._looks
+    def shown(bench: Any, purpose: str, model: nn.Module, *rest: Any) -> Any:
+        copies.append((purpose, isinstance(model, FastCopy)))
+        return look(bench, purpose, model, *rest)
+
+    copies: list[tuple[str, bool]] = []
+    looks, look = candidates.Bench._looks, candidates.Bench._look
     monkeypatch.setattr(candidates.Bench, "_looks", noted)
+    monkeypatch.setattr(candidates.Bench, "_look", shown)
     model, settings = Rejecting(hidden(), Entropy(), 1.1), Settings(draws=20, chunk=30, keep=30)
     attacks = ["pgd:steps=10,loss=evasion_margin", "still", "seen"]
     e = quick(model, x, y, Linf(0.1), attacks, cascade=True, settings=settings)
@@ -151,8 +158,12 @@ def test_of_what_an_attack_leaves_more_of_no_more_draws_are_made(
         mine = {k for k, maker in enumerate(makers) if maker == name}
         assert mine <= set(piece.open[~beaten].tolist())  # nobody shows what leaves more
         assert e.record["robust"]["worst_by"][name.replace("/", " ", 1)] == len(mine)
+    # Chosen on the copy that attacks search on, reported by the model itself.
+    assert copies == [("selection", True), ("report", False)] * len(pieces)
     pieces.clear()
+    copies.clear()
     quick(net, x, y, Linf(0.1), "fgsm")
+    assert copies and not any(on_copy for _, on_copy in copies)  # it answers every time alike
     assert all(found[0].bar is None for found in pieces)
 
 
