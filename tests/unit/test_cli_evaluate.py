@@ -111,6 +111,17 @@ def test_other_radii_can_be_left_out(trained: Path, photos: Path) -> None:
     assert whole["rows"] == alone["rows"]
 
 
+def test_other_thresholds_can_be_left_out(trained: Path, photos: Path) -> None:
+    arguments = [str(trained), "--data", str(photos), "--limit", "4"]
+    guard = [*arguments, "--defense", "reject:level=0.2"]
+    whole, alone = evaluate(*guard), evaluate(*guard, "--no-rates")
+    assert [point["rate"] for point in whole["rates"]] == [0.01, 0.05]
+    assert "rates" not in alone
+    assert alone["model"]["thresholds"] == whole["model"]["thresholds"]
+    assert alone["rows"] == whole["rows"]
+    assert evaluate(*arguments, "--no-rates") == evaluate(*arguments)
+
+
 def test_only_a_rejection_has_held_out_images(trained: Path, photos: Path) -> None:
     where = [str(trained), "--data", str(photos), "--threat", "Linf:0.1", "--held-out"]
     done = run("evaluate", *where, "5")

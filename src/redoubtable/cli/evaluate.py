@@ -87,6 +87,10 @@ def evaluate(
     curve: Annotated[
         bool, typer.Option(help="Attack at other radii too, for accuracy against eps.")
     ] = True,
+    rates: Annotated[
+        bool,
+        typer.Option(help="Attack a rejection at 1% and 5% false positives too."),
+    ] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder for record, page and journal; resumes.")
     ] = None,
@@ -152,7 +156,7 @@ def evaluate(
             cascade=cascade,
             seed=seed,
             settings=settings,
-            held_out=target.held_out,
+            held_out=target.held_out if rates else None,
             check=check,
             curve=CURVE if curve else (),
             out=out,
