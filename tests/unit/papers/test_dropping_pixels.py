@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from redoubtable.cli import app
 from redoubtable.evaluation import Settings, evaluate
 from redoubtable.papers import PAPERS
-from redoubtable.papers.dropping_pixels import attacks
+from redoubtable.papers.dropping_pixels import attacks, beyond
 from redoubtable.papers.dropping_pixels.attacks import paper_attacks
 from redoubtable.papers.dropping_pixels.scale import (
     SCALES,
@@ -152,8 +152,39 @@ def test_less_is_proved_of_more_pixels_and_nothing_where_nothing_can_be(
 
 def test_more_masks_are_no_worse_an_attack(experiments: dict[str, Any]) -> None:
     masks = experiments["masks"]
-    one, hundred = (value(masks, "masks in each gradient", "static", k) for k in (1, 100))
+    one, hundred = (value(masks, "Linf, one mask", "static", k) for k in (1, 100))
     assert hundred < one
+
+
+def test_the_guard_is_attacked_with_as_much_as_a_row_says(
+    folder: Path, experiments: dict[str, Any]
+) -> None:
+    efforts = {"masks": [(1, 5), (3, 5), (9, 5)], "steps": [(3, 5), (3, 10), (3, 20)]}
+    for name, points in efforts.items():
+        for votes, steps in points:
+            where = f"ten-masks--rejecting-0.9--{votes}-votes--{steps}-steps-Linf-0.2"
+            record = json.loads((folder / f"digits/evaluations/{where}/record.json").read_text())
+            (row,) = (r for r in record["rows"] if r["view"] == "adaptive")
+            words = {f"pgd:eot={votes}", "loss=evasion_confidence", f"steps={steps}"}
+            assert words | {"targets=runner_up"} < set(row["attack"].split(","))
+            at = 10 * votes if name == "masks" else steps
+            shown = value(experiments[name], "Linf, ten masks, rejecting", "adaptive", at)
+            assert shown == row["accuracy"]["one_shot"]["value"]
+
+
+def test_the_guard_is_given_more_under_the_norms_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(beyond, "_point", lambda *rest: None)
+    monkeypatch.setattr(
+        beyond, "_against_guard", lambda lab, norm, at, votes, steps: asked.append((norm, steps))
+    )
+    lab = Lab(scaled(SCALES, "cpu:guard_norms=L2;L0"), "gtsrb", None, tmp_path)
+    list(beyond.steps(lab))
+    assert asked == [(norm, k * n) for norm, n in (("L2", 40), ("L0", 60)) for k in (1, 2, 4)]
+    with pytest.raises(ValueError, match="`guard_norms` are L0, Linf and L2, got L1"):
+        scaled(SCALES, "cpu:guard_norms=L1")
 
 
 @pytest.mark.parametrize(("eps_scale", "times"), [("centred", 1), ("unit", 2)])

@@ -83,14 +83,14 @@ EXPERIMENTS = (
     ),
     Experiment(
         "masks",
-        "The paper's attack under Linf with more masks in each gradient, against one mask",
+        "More masks in each gradient: the paper's attack on one mask, ours on the guard",
         masks,
         axis="masks",
         claim="The paper takes ten.",
     ),
     Experiment(
         "steps",
-        "The paper's attack under Linf with more steps, against one mask",
+        "More steps: the paper's attack on one mask, ours on the guard",
         steps,
         axis="steps",
         claim="The paper does not say how many steps it takes.",

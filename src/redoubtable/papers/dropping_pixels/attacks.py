@@ -14,6 +14,7 @@ from redoubtable.papers.dropping_pixels.scale import (
     UNIFORM,
     Dropping,
     budget_of,
+    steps_of,
     threat_of,
 )
 from redoubtable.papers.frame import Row
@@ -49,12 +50,10 @@ def paper_attacks(lab: Lab[Dropping], norm: str, masks: int = 10) -> list[str]:
     towards = [*(f",targets={t}" for t in reversed(lab.scale.targets)), ""]
     losses = ("cross_entropy", "carlini_wagner")
     kinds = [f"eot={masks},loss={loss}{t}" for t in towards for loss in losses]
+    steps = steps_of(lab, norm)
     if norm == "L0":
-        steps = max(1, round(60 * lab.scale.steps))
         return [f"l0_pgd:{kind},steps={steps},stop=False" for kind in kinds]
-    budget = budget_of(lab, norm)
-    steps = max(1, round(budget.steps * lab.scale.steps))
-    rest = f"momentum=0,steps={steps},step_size={budget.step},stop=False"
+    rest = f"momentum=0,steps={steps},step_size={budget_of(lab, norm).step},stop=False"
     return [f"pgd:{kind},{rest}" for kind in kinds]
 
 

@@ -10,6 +10,7 @@ from redoubtable.papers.dropping_pixels.scale import (
     Dropping,
     budget_of,
     masked,
+    steps_of,
     threat_of,
 )
 from redoubtable.papers.frame import Row
@@ -57,17 +58,24 @@ def certificate(lab: Lab[Dropping]) -> Iterator[Row]:
 
 
 def masks(lab: Lab[Dropping]) -> Iterator[Row]:
-    """Whether the paper's attack has enough masks in each gradient."""
-    steps = max(1, round(40 * lab.scale.steps))
+    """Whether attacks have enough masks in each gradient: the paper's, and that on all of it."""
+    steps = steps_of(lab, "Linf")
     for count in (1, 10, 30, 100):
-        yield _point(lab, "masks in each gradient", count, count, steps)
+        yield _point(lab, "Linf, one mask", count, count, steps)
+    for norm in lab.scale.guard_norms:
+        for votes in (1, 3, 9):
+            yield _against_guard(lab, norm, 10 * votes, votes, steps_of(lab, norm))
 
 
 def steps(lab: Lab[Dropping]) -> Iterator[Row]:
-    """Whether the paper's attack has enough steps of its length."""
-    first = max(1, round(40 * lab.scale.steps))
+    """Whether attacks have enough steps: the paper's, of its length, and that on all of it."""
+    first = steps_of(lab, "Linf")
     for times in (1, 2, 4):
-        yield _point(lab, "steps with ten masks", times * first, 10, times * first)
+        yield _point(lab, "Linf, one mask", times * first, 10, times * first)
+    for norm in lab.scale.guard_norms:
+        first = steps_of(lab, norm)
+        for times in (1, 2, 4):
+            yield _against_guard(lab, norm, times * first, 3, times * first)
 
 
 def _point(lab: Lab[Dropping], series: str, at: int, eot: int, steps: int) -> Row:
@@ -77,3 +85,16 @@ def _point(lab: Lab[Dropping], series: str, at: int, eot: int, steps: int) -> Ro
     found = lab.evaluation(name, model, threat_of(lab, "Linf"), [text])
     robust = Proportion(**found.record["adaptive"]["accuracy"]["one_shot"])
     return Row(series, "accuracy", "static", robust, at, found.record["settings"]["draws"])
+
+
+def _against_guard(lab: Lab[Dropping], norm: str, at: int, votes: int, steps: int) -> Row:
+    """The attack that finds most against ten masks with rejection, given more to do."""
+    guard = [f"subsample:rate={RATE:g}", "vote:draws=10", "reject"]
+    model = lab.guarded(lab.network(UNIFORM), guard)
+    towards = "" if norm == "L0" else ",targets=runner_up"
+    text = f"pgd:eot={votes},loss=evasion_confidence,steps={steps}{towards}"
+    name = f"ten masks, rejecting {RATE:g}, {votes} votes, {steps} steps"
+    found = lab.evaluation(name, model, threat_of(lab, norm), [text])
+    robust = Proportion(**found.record["adaptive"]["accuracy"]["one_shot"])
+    draws = found.record["settings"]["draws"]
+    return Row(f"{norm}, ten masks, rejecting", "accuracy", "adaptive", robust, at, draws)

@@ -63,6 +63,7 @@ class Dropping(Scale):
         rates: drop rates that are attacked.
         train_rates: drop rates of the networks of figure 2.
         norms: of figure 6; one alone for a run of half the length.
+        guard_norms: under which the attack on ten masks with rejection is given more to do.
         steps: of the attacks, of the paper's number; 1 for all.
         eps_scale: what the paper's radii and steps are of: images in [-1, 1], "centred", so that
             they are halved here, or in [0, 1], "unit".
@@ -78,6 +79,7 @@ class Dropping(Scale):
     rates: Sequence[float] = ()
     train_rates: Sequence[float] = ()
     norms: Sequence[str] = ("Linf", "L2")
+    guard_norms: Sequence[str] = ("L0", "Linf", "L2")
     steps: float = 1.0
     eps_scale: Literal["centred", "unit"] = "centred"
     l0_unit: Literal["pixel", "element"] = "pixel"
@@ -100,6 +102,9 @@ class Dropping(Scale):
                     raise ValueError(f"`{name}` are drop rates in [0, 1), got {rate:g}")
         if not self.norms or not set(self.norms) <= {"Linf", "L2"}:
             raise ValueError(f"`norms` of figure 6 are Linf and L2, got {'; '.join(self.norms)}")
+        if not set(self.guard_norms) <= {"L0", "Linf", "L2"}:
+            said = "; ".join(self.guard_norms)
+            raise ValueError(f"`guard_norms` are L0, Linf and L2, got {said}")
 
 
 SCALES = {
@@ -116,6 +121,7 @@ SCALES = {
         rates=(0.0, 0.9),
         train_rates=(0.0, 0.9),
         steps=0.125,
+        guard_norms=("Linf",),
         adaptive=("pgd:steps=5",),
         certify_rates=(0.9,),
         samples=(50, 200),
@@ -179,3 +185,9 @@ def budget_of(lab: Lab[Dropping], norm: str) -> Budget:
     if lab.scale.eps_scale == "unit":
         budget = replace(budget, eps=2 * budget.eps, step=2 * budget.step)
     return budget
+
+
+def steps_of(lab: Lab[Dropping], norm: str) -> int:
+    """Return how many steps an attack under a norm takes at a scale."""
+    steps = 60 if norm == "L0" else budget_of(lab, norm).steps
+    return max(1, round(steps * lab.scale.steps))
