@@ -20,7 +20,7 @@ from redoubtable.detectors import (
     calibrate,
 )
 from redoubtable.losses import evasion_margin
-from redoubtable.parts import bare
+from redoubtable.parts import Facts, Part, bare
 from redoubtable.seeding import seeded
 from tests.networks import blobs, facts, small_net
 
@@ -267,6 +267,55 @@ def test_what_a_vote_gains_is_spent_on_rejections() -> None:
         paper = calibrate(vote, Entropy(), x, y, level=0.01, single=single)
     assert paper.threshold.rejected > own.threshold.rejected
     assert paper.threshold.rule == "accuracy"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_random_model_is_held_to_its_own_answers(alone: bool) -> None:
+    """Held to other draws it may have no point to lose, and would never reject."""
+    net, x, y = doubtful()
+    model = nn.Sequential(Subsample(rate=0.3), net)
+    for seed in range(8):
+        with seeded("calibrate", seed):
+            single = None if alone else model
+            guard = calibrate(model, Entropy(), x, y, level=0.05, single=single)
+        with torch.no_grad(), seeded("calibrate", seed):
+            log_p = model(x).log_softmax(1)
+        right = log_p.argmax(1) == y
+        kept = right & (Entropy()(x, log_p) <= guard.threshold.value)
+        assert right.sum() - kept.sum() == math.floor(0.05 * len(x))
+
+
+class Fickle(Part):
+    """Right in every other pass."""
+
+    facts = Facts(
+        stochastic=True, differentiable=True, batch_dependent=False, abstains=False, passes=1
+    )
+
+    def __init__(self, y: Tensor) -> None:
+        super().__init__()
+        self.y, self.calls = y, 0
+
+    def undefended(self) -> nn.Module:
+        return nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return nn.functional.one_hot((self.y + self.calls % 2) % 5, 5).float()
+
+
+@pytest.mark.parametrize(("draws", "passes"), [(2, 2), (4, 4), (20, 10)])
+def test_a_vote_is_held_to_the_mean_of_as_many_passes(draws: int, passes: int) -> None:
+    net, x, y = doubtful()
+    vote = Vote(nn.Sequential(Subsample(rate=0.3), net), draws=draws)
+    single = Fickle(y)
+    with seeded("calibrate"):
+        guard = calibrate(vote, Entropy(), x, y, level=0.1, single=single, batch_size=len(x))
+    assert single.calls == passes
+    with torch.no_grad(), seeded("calibrate"):
+        log_p = vote(x).log_softmax(1)
+    kept = (log_p.argmax(1) == y) & (Entropy()(x, log_p) <= guard.threshold.value)
+    assert kept.double().mean() == pytest.approx(0.4)  # half of the passes are right, less 0.1
 
 
 def test_calibration_is_done_in_eval_mode_and_modes_are_put_back() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from redoubtable.detectors.scores import Score
 from redoubtable.detectors.thresholds import Threshold, by_accuracy_loss, by_false_positives
-from redoubtable.parts import Facts, Part, in_eval_mode
+from redoubtable.parts import Facts, Part, facts_of, in_eval_mode
 from redoubtable.types import (
     Images,
     Labels,
@@ -17,6 +17,9 @@ from redoubtable.types import (
     check_labels,
     check_lazy,
 )
+
+MOST_PASSES = 10
+"""Of a single model over the held-out images, for the accuracy that a rejection is held to."""
 
 
 class Rejecting(Part):
@@ -96,8 +99,8 @@ def calibrate(
 ) -> Rejecting:
     """Return `model` with a rejection whose threshold is fitted on clean held-out images.
 
-    Random models are calibrated on one pass per image, under the random state at the call, and all
-    in eval mode, in which they answer; modules are in the mode they were in afterwards.
+    Random models are calibrated on one answer per image, under the random state at the call, and
+    all in eval mode, in which they answer; modules are in the mode they were in afterwards.
 
     Args:
         model: a classifier with K outputs.
@@ -108,7 +111,9 @@ def calibrate(
         rule: "accuracy" allows `level` less accuracy than `single` has; "fpr" rejects at most
             `level` of the clean images (Hosseini et al. 2019 say both).
         level: the allowed loss or rate.
-        single: the model without the vote, as the reference of "accuracy"; None for `model` itself.
+        single: the model without the vote, as the reference of "accuracy", where it is random with
+            the mean accuracy of as many passes as the vote has, ten at most; None for `model`
+            itself.
         batch_size: images per pass.
 
     Raises:
@@ -126,7 +131,13 @@ def calibrate(
     scores, correct = _measure(model, score, x, y, batch_size)
     if rule == "fpr":
         return Rejecting(model, score, by_false_positives(scores, level))
-    reference = correct if single is None else _measure(single, score, x, y, batch_size)[1]
+    if single is None or single is model:
+        reference = correct  # the same answers: other ones would demand the luck of their draws
+    else:
+        # One pass is more random than a vote, so its share takes as many as the vote has.
+        passes = min(MOST_PASSES, facts_of(model).passes) if facts_of(single).stochastic else 1
+        each = [_measure(single, score, x, y, batch_size)[1] for _ in range(passes)]
+        reference = torch.stack(each)
     share = reference.double().mean().item()
     return Rejecting(model, score, by_accuracy_loss(scores, correct, share, level))
 
