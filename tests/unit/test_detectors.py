@@ -20,7 +20,7 @@ from redoubtable.detectors import (
     calibrate,
 )
 from redoubtable.losses import evasion_margin
-from redoubtable.parts import Facts, Part, bare
+from redoubtable.parts import Part, bare
 from redoubtable.seeding import seeded
 from tests.networks import blobs, facts, small_net
 
@@ -288,9 +288,7 @@ def test_a_random_model_is_held_to_its_own_answers(alone: bool) -> None:
 class Fickle(Part):
     """Right in every other pass."""
 
-    facts = Facts(
-        stochastic=True, differentiable=True, batch_dependent=False, abstains=False, passes=1
-    )
+    facts = facts(stochastic=True)
 
     def __init__(self, y: Tensor) -> None:
         super().__init__()
@@ -316,6 +314,15 @@ def test_a_vote_is_held_to_the_mean_of_as_many_passes(draws: int, passes: int) -
         log_p = vote(x).log_softmax(1)
     kept = (log_p.argmax(1) == y) & (Entropy()(x, log_p) <= guard.threshold.value)
     assert kept.double().mean() == pytest.approx(0.4)  # half of the passes are right, less 0.1
+
+
+def test_a_single_model_without_randomness_is_asked_once() -> None:
+    net, x, y = doubtful(50)
+    single = Fickle(y)
+    single.facts = facts(stochastic=False)
+    vote = Vote(nn.Sequential(Subsample(rate=0.3), net), draws=4)
+    calibrate(vote, Entropy(), x, y, single=single)
+    assert single.calls == 1
 
 
 def test_calibration_is_done_in_eval_mode_and_modes_are_put_back() -> None:
