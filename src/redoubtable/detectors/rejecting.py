@@ -1,5 +1,6 @@
 """A classifier that may abstain."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -136,8 +137,8 @@ def calibrate(
     else:
         # One pass is more random than a vote, so its share takes as many as the vote has.
         passes = min(MOST_PASSES, facts_of(model).passes) if facts_of(single).stochastic else 1
-        each = [_measure(single, score, x, y, batch_size)[1] for _ in range(passes)]
-        reference = torch.stack(each)
+        each = [right for _ in range(passes) for *_, right in _answers(single, x, y, batch_size)]
+        reference = torch.cat(each)
     share = reference.double().mean().item()
     return Rejecting(model, score, by_accuracy_loss(scores, correct, share, level))
 
@@ -147,14 +148,23 @@ def _measure(
 ) -> tuple[Tensor, Tensor]:
     """(N,) scores, and (N,) whether the answers are right, of clean images."""
     scores, correct = [], []
-    with in_eval_mode(model), in_eval_mode(score), torch.no_grad():
-        for start in range(0, len(x), batch_size):
-            images, labels = _batch(x, start, batch_size), y[start : start + batch_size]
-            there = images.to(next((p.device for p in model.parameters()), images.device))
-            logits = model(there)
-            scores.append(score(there, logits.log_softmax(1)).cpu())
-            correct.append(logits.argmax(1).cpu() == labels.cpu())
+    with in_eval_mode(score), torch.no_grad():
+        for images, logits, right in _answers(model, x, y, batch_size):
+            scores.append(score(images, logits.log_softmax(1)).cpu())
+            correct.append(right)
     return torch.cat(scores), torch.cat(correct)
+
+
+def _answers(
+    model: nn.Module, x: LazyImages, y: Labels, batch_size: int
+) -> Iterator[tuple[Images, Logits, Tensor]]:
+    """Images where the model is, its answers, and whether they are right, batch by batch."""
+    for start in range(0, len(x), batch_size):
+        images, labels = _batch(x, start, batch_size), y[start : start + batch_size]
+        there = images.to(next((p.device for p in model.parameters()), images.device))
+        with in_eval_mode(model), torch.no_grad():
+            logits = model(there)
+        yield there, logits, logits.argmax(1).cpu() == labels.cpu()
 
 
 def _batch(x: LazyImages, start: int, length: int) -> Images:

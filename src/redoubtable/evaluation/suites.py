@@ -92,7 +92,7 @@ def _answers(facts: Facts) -> bool:
 
 
 _MANY = 90
-"""Passes of a gradient under L0 against a rejection: thirty leave 12 points more."""
+"""Passes of a gradient under L0 against a rejection: thirty are too few (docs/attacks.md)."""
 
 
 _TOWARDS = "steps=40,targets=runner_up"
