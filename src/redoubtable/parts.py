@@ -20,7 +20,7 @@ from redoubtable.types import Images, Logits
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of one part, or of a whole model. A defense states them; only `once` has a default.
+    """The facts of one part, or of a whole model. A defense states all but the last two.
 
     Attributes:
         stochastic: two passes over the same image may differ.
@@ -29,6 +29,7 @@ class Facts:
         abstains: the output has one column more than there are classes, the rejection.
         passes: network passes that one forward pass costs (10 for a vote of ten).
         once: passes on top of them that all draws of an image share (see `ManyDraws`).
+        adjustable: its randomness has a size, which an attack may turn down (see `less_random`).
     """
 
     stochastic: bool
@@ -37,6 +38,7 @@ class Facts:
     abstains: bool
     passes: int
     once: int = 0
+    adjustable: bool = False
 
 
 PLAIN = Facts(
@@ -50,7 +52,12 @@ class Part(nn.Module, ABC):
 
     A subclass states `facts` (a property, or a class attribute where settings don't matter) and
     defines `undefended`.
+
+    Attributes:
+        randomness: share of its randomness that is on; what states `adjustable` heeds it.
     """
+
+    randomness: float = 1.0
 
     @property
     @abstractmethod
@@ -92,6 +99,7 @@ def facts_of(model: nn.Module) -> Facts:
         batch_dependent=any(f.batch_dependent for f in parts),
         abstains=any(f.abstains for f in parts),
         passes=passes,
+        adjustable=any(f.adjustable for f in parts),
     )
 
 
@@ -109,6 +117,40 @@ def networks_of(model: nn.Module) -> list[nn.Module]:
 
     look(model)
     return list(found)
+
+
+@contextmanager
+def less_random(model: nn.Module, share: float) -> Iterator[nn.Module]:
+    """Turn a model's randomness down for a block: a lower drop rate, less noise.
+
+    For gradients only: they are less noisy, and those of another function, which the true model
+    must judge. A model without randomness stays as it is.
+
+    Args:
+        model: any composition.
+        share: of the randomness that is left, in (0, 1].
+
+    Raises:
+        ValueError: the share is out of range, or the model is random in no way that has a size.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"`randomness` must lie in (0, 1], got {share}")
+    parts, facts = parts_of(model), facts_of(model)
+    if share < 1 and facts.stochastic and not facts.adjustable:
+        names = ", ".join(type(p).__name__ for p in parts if p.facts.stochastic)
+        raise ValueError(
+            f"`randomness` has nothing to turn down: that of {names} has no size; leave it at 1"
+        )
+    before = [part.randomness for part in parts]
+    try:
+        for part, its in zip(parts, before, strict=True):
+            part.randomness = its * share
+        yield model
+    finally:
+        for part, its in zip(parts, before, strict=True):
+            del part.randomness  # the class's again: a model is known by its own attributes
+            if its != part.randomness:
+                part.randomness = its
 
 
 @contextmanager

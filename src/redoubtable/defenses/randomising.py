@@ -42,12 +42,14 @@ class GaussianNoise(InputTransform):
             batch_dependent=False,
             abstains=False,
             passes=1,
+            adjustable=True,
         )
 
     def transform(self, x: Images) -> Images:
         """Return the image plus noise."""
         # Not randn_like, which draws in the order in which `x` lies in memory.
-        return x + self.sigma * torch.randn(x.shape, dtype=x.dtype, device=x.device)
+        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device)
+        return x + self.sigma * self.randomness * noise
 
     def extra_repr(self) -> str:
         """Show the settings."""
