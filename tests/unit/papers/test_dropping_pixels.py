@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from redoubtable.attacks import ATTACKS
 from redoubtable.cli import app
 from redoubtable.evaluation import Settings, evaluate
 from redoubtable.papers import PAPERS
@@ -170,6 +171,21 @@ def test_the_guard_is_attacked_with_as_much_as_a_row_says(
             at = 10 * votes if name == "masks" else steps
             shown = value(experiments[name], "Linf, ten masks, rejecting", "adaptive", at)
             assert shown == row["accuracy"]["one_shot"]["value"]
+
+
+def test_gradients_are_taken_at_the_drop_rate_that_a_row_says(
+    folder: Path, experiments: dict[str, Any]
+) -> None:
+    points = [(3, 0.5), (3, 0.7), (3, 0.8), (3, 0.9), (9, 0.8), (9, 0.9)]
+    for votes, rate in points:
+        where = f"ten-masks--rejecting-0.9--{votes}-votes--5-steps--gradients-at-{rate:g}-Linf-0.2"
+        record = json.loads((folder / f"digits/evaluations/{where}/record.json").read_text())
+        (row,) = (r for r in record["rows"] if r["view"] == "adaptive")
+        share = ATTACKS.bind(row["attack"]).arguments.get("randomness", 1.0)
+        assert 0.9 * share == pytest.approx(rate, abs=1e-3)
+        series = f"Linf, ten masks, rejecting, {10 * votes} passes"
+        shown = value(experiments["gradients"], series, "adaptive", rate)
+        assert shown == row["accuracy"]["one_shot"]["value"]
 
 
 def test_the_guard_is_given_more_under_the_norms_that_are_asked_for(

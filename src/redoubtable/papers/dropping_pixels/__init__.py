@@ -2,7 +2,7 @@
 
 from redoubtable.papers.dropping_pixels.accuracies import figure_2, table_1
 from redoubtable.papers.dropping_pixels.attacks import figure_5, figure_6
-from redoubtable.papers.dropping_pixels.beyond import certificate, masks, steps
+from redoubtable.papers.dropping_pixels.beyond import certificate, gradients, masks, steps
 from redoubtable.papers.dropping_pixels.pictures import figure_3, figure_4
 from redoubtable.papers.dropping_pixels.scale import RATE, SCALES, VARIANTS
 from redoubtable.papers.frame import PAPERS, Experiment, Paper, Published
@@ -94,6 +94,13 @@ EXPERIMENTS = (
         steps,
         axis="steps",
         claim="The paper does not say how many steps it takes.",
+    ),
+    Experiment(
+        "gradients",
+        "Gradients at a lower drop rate than the guard's: our attack on it",
+        gradients,
+        axis="drop rate of the gradients",
+        claim="The paper attacks at the guard's own rate.",
     ),
 )
 
