@@ -66,6 +66,7 @@ def _lines(suite: Suite) -> str:
     for line in suite.lines:
         everywhere = set(line.norms) == set(THREATS.values())
         draws = f", {line.passes} passes a gradient" if line.passes else ""
+        draws += f" at {line.randomness:g} of the randomness" if line.randomness != 1 else ""
         for_ = "" if everywhere else f" ({_plain(line.norms)}{draws})"
         alike.setdefault((line.text.partition(":")[0], for_), []).append(line.text)
     return f"{order}: {'; '.join(_together(texts) + for_ for (_, for_), texts in alike.items())}"

@@ -150,7 +150,8 @@ def static_plan(attacks: Sequence[str | BoundAttack], threat: ThreatModel) -> li
 
     An image that just crosses the bare model's boundary says nothing of the defended one, so a
     static attack takes all of its steps unless it says otherwise. It has no rejection either, so an
-    attack whose losses need one has its own losses in their place, and no draws to average over.
+    attack whose losses need one has its own losses in their place, and no draws to average over or
+    to make less random.
     """
     plan = {}
     for text in attacks:
@@ -207,10 +208,10 @@ def _with(bound: BoundAttack, words: Mapping[str, str]) -> BoundAttack:
 
 
 def _undefended(bound: BoundAttack) -> BoundAttack:
-    """The attack less the losses that need a rejection, and less draws: no part is left."""
+    """The attack less losses that need a rejection, less draws and their size: no part is left."""
     names = {k: LOSSES.name_of(bound.arguments.get(k)) for k in ("loss", "success")}
     gone = {k for k, name in names.items() if name and LOSSES[name].facts["abstains"]}
-    gone |= {"eot"} & set(bound.arguments)
+    gone |= {"eot", "randomness"} & set(bound.arguments)
     if not gone:
         return bound
     left = {k: v for k, v in bound.arguments.items() if k not in gone}

@@ -92,9 +92,26 @@ def test_gradients_are_averaged_over_thirty_passes_however_they_are_counted(mode
         assert {b.arguments["eot"] * facts.passes for b in climbs if not _many(b, facts)} == {30}
         many = {b.arguments["eot"] * facts.passes for b in climbs if _many(b, facts)}
         assert many == ({90} if facts.abstains and threat.name == "L0" else set())
-    line = Line("pgd:steps=3", passes=30)
-    assert line.on(replace(facts, passes=100)) == "pgd:steps=3,eot=1"
-    assert line.on(replace(facts, stochastic=False)) == "pgd:steps=3"
+    line = Line("pgd:steps=3", passes=30, randomness=0.9)
+    assert line.on(replace(facts, passes=100)) == "pgd:steps=3,eot=1,randomness=0.9"
+    assert line.on(replace(facts, passes=100, adjustable=False)) == "pgd:steps=3,eot=1"
+    assert line.on(replace(facts, stochastic=False, adjustable=False)) == "pgd:steps=3"
+
+
+def test_lines_that_a_models_facts_make_alike_are_one_attack() -> None:
+    facts = facts_of(MODES["vote"])
+    adjustable, not_so = (
+        expand("dropping-pixels-adaptive", L0(3), replace(facts, adjustable=a))[0]
+        for a in (True, False)
+    )
+    assert len(adjustable) == len(not_so) + 1
+    assert len({b.text for b in not_so}) == len(not_so)
+
+
+def test_the_bare_network_has_no_randomness_to_turn_down() -> None:
+    assert [b.text for b in static_plan(["pgd:eot=10,randomness=0.5,steps=3"], Linf(0.1))] == [
+        "pgd:steps=3,stop=False"
+    ]
 
 
 def _many(bound: BoundAttack, facts: Facts) -> bool:
@@ -112,7 +129,7 @@ def test_every_line_runs_and_is_legal(mode: str, threat: ThreatModel, x: Tensor)
     bounds, _ = expand("dropping-pixels-adaptive", threat, facts_of(model))
     hinges = [b for b in bounds if "hinge" in b.text]
     assert len(hinges) == (3 if mode.endswith("reject") else 0)
-    assert len(bounds) == 3 + len(hinges) + (threat.name == "L0")
+    assert len(bounds) == 3 + len(hinges) + 2 * (threat.name == "L0")
     cheap = {"steps": 2, "queries": 12, "restarts": 1, "draws": 5, "population": 5}
     texts = [
         ATTACKS.text(
@@ -142,5 +159,7 @@ def test_the_strongest_alone_is_one_attack_that_knows_all_of_the_guard(mode: str
         assert adapted.entry.name == ("l0_pgd" if greedy else "pgd")
         passes = 90 if facts.abstains and threat.name == "L0" else 30
         assert adapted.arguments["eot"] == passes // facts.passes
+        share = 0.9 if greedy else None  # gradients at nine tenths of the drop rate
+        assert adapted.arguments.get("randomness") == share
         success = adapted.arguments.get("success")
         assert (LOSSES.name_of(success) == "evasion_margin") == facts.abstains

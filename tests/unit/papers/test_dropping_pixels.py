@@ -173,17 +173,19 @@ def test_the_guard_is_attacked_with_as_much_as_a_row_says(
             assert shown == row["accuracy"]["one_shot"]["value"]
 
 
+@pytest.mark.parametrize(
+    ("guard", "rates"), [(0.9, (0.5, 0.7, 0.8, 0.9)), (0.95, (0.8, 0.9, 0.95))]
+)
 def test_gradients_are_taken_at_the_drop_rate_that_a_row_says(
-    folder: Path, experiments: dict[str, Any]
+    folder: Path, experiments: dict[str, Any], guard: float, rates: tuple[float, ...]
 ) -> None:
-    points = [(3, 0.5), (3, 0.7), (3, 0.8), (3, 0.9), (9, 0.8), (9, 0.9)]
-    for votes, rate in points:
-        where = f"ten-masks--rejecting-0.9--{votes}-votes--5-steps--gradients-at-{rate:g}-Linf-0.2"
-        record = json.loads((folder / f"digits/evaluations/{where}/record.json").read_text())
+    for rate in rates:
+        name = f"ten-masks--rejecting-{guard:g}--3-votes--5-steps--gradients-at-{rate:g}-Linf-0.2"
+        record = json.loads((folder / f"digits/evaluations/{name}/record.json").read_text())
         (row,) = (r for r in record["rows"] if r["view"] == "adaptive")
-        share = ATTACKS.bind(row["attack"]).arguments.get("randomness", 1.0)
-        assert 0.9 * share == pytest.approx(rate, abs=1e-3)
-        series = f"Linf, ten masks, rejecting, {10 * votes} passes"
+        share = ATTACKS.bind(row["attack"]).arguments["randomness"]
+        assert guard * share == pytest.approx(rate, abs=1e-3)
+        series = f"Linf, ten masks, rejecting at {guard:g}"
         shown = value(experiments["gradients"], series, "adaptive", rate)
         assert shown == row["accuracy"]["one_shot"]["value"]
 

@@ -2,7 +2,12 @@
 
 from collections.abc import Iterator
 
-from redoubtable.papers.dropping_pixels.attacks import made_against, paper_attacks, worst_of
+from redoubtable.papers.dropping_pixels.attacks import (
+    MODES,
+    made_against,
+    paper_attacks,
+    worst_of,
+)
 from redoubtable.papers.dropping_pixels.scale import (
     PIXELS,
     RATE,
@@ -19,6 +24,7 @@ from redoubtable.statistics import Proportion
 from redoubtable.threat import L0
 
 CERTIFIED_PIXELS = (1, 3, 6, 13)
+GUARD = "ten masks, rejecting"
 
 
 def certificate(lab: Lab[Dropping]) -> Iterator[Row]:
@@ -84,9 +90,10 @@ def gradients(lab: Lab[Dropping]) -> Iterator[Row]:
     They are less noisy and belong to another network; what they find is judged on the guard's own.
     """
     for norm in lab.scale.guard_norms:
-        for votes, rates in ((3, (0.5, 0.7, 0.8, RATE)), (9, (0.8, RATE))):
+        for guard, rates in ((0.9, (0.5, 0.7, 0.8, 0.9)), (0.95, (0.8, 0.9, 0.95))):
             for rate in rates:
-                yield _against_guard(lab, norm, rate, votes, steps_of(lab, norm), rate)
+                share, steps = rate / guard, steps_of(lab, norm)
+                yield _against_guard(lab, norm, rate, 3, steps, guard, share)
 
 
 def _point(lab: Lab[Dropping], series: str, at: int, eot: int, steps: int) -> Row:
@@ -99,21 +106,27 @@ def _point(lab: Lab[Dropping], series: str, at: int, eot: int, steps: int) -> Ro
 
 
 def _against_guard(
-    lab: Lab[Dropping], norm: str, at: float, votes: int, steps: int, rate: float | None = None
+    lab: Lab[Dropping],
+    norm: str,
+    at: float,
+    votes: int,
+    steps: int,
+    rate: float = RATE,
+    share: float | None = None,
 ) -> Row:
     """The attack that finds most against ten masks with rejection, given more to do.
 
-    With `rate` its gradients are those of a guard at that drop rate.
+    With `share` its gradients are those at that share of the drop rate.
     """
-    guard = [f"subsample:rate={RATE:g}", "vote:draws=10", "reject"]
-    model = lab.guarded(lab.network(UNIFORM), guard)
-    towards = "" if norm == "L0" else ",targets=runner_up"
-    at_rate = "" if rate is None else f",randomness={rate / RATE:.4g}"
-    text = f"pgd:eot={votes},loss=evasion_confidence{at_rate},steps={steps}{towards}"
-    name = f"ten masks, rejecting {RATE:g}, {votes} votes, {steps} steps"
-    series = f"{norm}, ten masks, rejecting"
-    if rate is not None:
-        name, series = f"{name}, gradients at {rate:g}", f"{series}, {10 * votes} passes"
+    model = lab.guarded(lab.network(UNIFORM), [f"subsample:rate={rate:g}", *MODES[GUARD]])
+    words = {"eot": f"{votes}", "loss": "evasion_confidence", "steps": f"{steps}"}
+    name, series = f"{GUARD} {rate:g}, {votes} votes, {steps} steps", f"{norm}, {GUARD}"
+    if norm != "L0":
+        words["targets"] = "runner_up"
+    if share is not None:
+        words["randomness"] = f"{share:.4g}"
+        name, series = f"{name}, gradients at {at:g}", f"{series} at {rate:g}"
+    text = f"pgd:{','.join(f'{k}={v}' for k, v in words.items())}"
     found = lab.evaluation(name, model, threat_of(lab, norm), [text])
     robust = Proportion(**found.record["adaptive"]["accuracy"]["one_shot"])
     draws = found.record["settings"]["draws"]
