@@ -35,7 +35,7 @@ images, which bf16 can't tell apart (both False where they are not stated)."""
 
 ARGUMENTS = frozenset(
     {"targets", "steps", "step_size", "restarts", "queries", "loss", "success", "eot", "momentum"}
-    | {"batch_size", "alpha", "draws", "stop"}
+    | {"batch_size", "alpha", "draws", "stop", "randomness"}
     | {"label", "const", "confidence", "theta", "gamma", "search_steps", "classes"}
     | {"population", "surrogates", "on", "pairs", "sigma", "tanh"}
 )
