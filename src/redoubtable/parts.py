@@ -141,6 +141,7 @@ def less_random(model: nn.Module, share: float) -> Iterator[nn.Module]:
         raise ValueError(
             f"`randomness` has nothing to turn down: that of {names} has no size; leave it at 1"
         )
+    parts = [part for part in parts if part.facts.adjustable]
     before = [part.randomness for part in parts]
     try:
         for part, its in zip(parts, before, strict=True):

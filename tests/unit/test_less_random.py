@@ -49,6 +49,14 @@ def test_exactly_as_many_fewer_are_dropped() -> None:
         assert facts_of(part).stochastic and (part(IMAGES) != 0.5).sum() == 68 * 20
 
 
+@pytest.mark.parametrize("part", [Subsample(1.0), Subsample(keep=0), Subsample(0.0)])
+def test_what_is_not_random_stays_as_it_is(part: Subsample) -> None:
+    before = part(IMAGES)
+    with less_random(part, 0.5):
+        assert torch.equal(part(IMAGES), before)
+    assert not facts_of(part).adjustable
+
+
 def test_masks_per_pixel_and_inner_parts_heed_it() -> None:
     part = Subsample(0.8, "pixel")
     with less_random(Vote(nn.Sequential(part, small_net())), 0.5):

@@ -42,7 +42,7 @@ class GaussianNoise(InputTransform):
             batch_dependent=False,
             abstains=False,
             passes=1,
-            adjustable=True,
+            adjustable=self.sigma > 0,
         )
 
     def transform(self, x: Images) -> Images:

@@ -51,7 +51,7 @@ class Subsample(InputTransform):
     Known against it: the paper's attack averages the gradient over ten masks, and its claims rest
     on that one. An attacker would use expectation over transformation (Athalye et al. 2018) with
     more masks and steps, the loss of the vote instead of the mean loss, and gradients at a lower
-    drop rate, which are less noisy (`randomness` of `pgd`).
+    drop rate, which are less noisy (`randomness` of `l0_pgd`).
 
     Args:
         rate: drop rate in [0, 1].
@@ -74,13 +74,14 @@ class Subsample(InputTransform):
     @property
     def facts(self) -> Facts:
         """State a random mask; it is constant in the image, so autograd's derivative is true."""
+        random = self.keep > 0 if self.keep is not None else self.rate not in (0, 1)
         return Facts(
-            stochastic=self.keep > 0 if self.keep is not None else self.rate not in (0, 1),
+            stochastic=random,
             differentiable=True,
             batch_dependent=False,
             abstains=False,
             passes=1,
-            adjustable=True,
+            adjustable=random,
         )
 
     def transform(self, x: Images) -> Images:
