@@ -11,12 +11,12 @@ import torch
 import typer
 from torch import nn
 
-from redoubtable.cli.watching import watched
 from redoubtable.data import DATASETS, ImageSet, read
 from redoubtable.data.loading import ROOT
 from redoubtable.data.memory import free_bytes
 from redoubtable.defenses import DEFENSES
 from redoubtable.evaluation import guarded
+from redoubtable.evaluation.watching import watched
 from redoubtable.models import MODELS, open_model, read_card
 from redoubtable.models.cards import Card
 from redoubtable.seeding import seeded

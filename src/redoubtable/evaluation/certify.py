@@ -118,7 +118,7 @@ def certified(
     with (
         in_eval_mode(model),
         running(folder, device) as runner,
-        ticking(name, f"{bound.text} certificates", progress and runner.first) as ticker,
+        ticking(f"certifying {name} by {bound.text}", progress and runner.first) as ticker,
     ):
         classes = classes_of(model, x, y)
         pieces, digest = Chunks(x, y, chunk), digest_model(model)

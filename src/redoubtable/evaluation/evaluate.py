@@ -169,7 +169,7 @@ def evaluate(
     with (
         in_eval_mode(model),
         running(folder, device_of(model, whole), Path(journal) if journal else None) as runner,
-        ticking(name, str(threat), progress and runner.first) as ticker,
+        ticking(f"attacking {name} under {threat}", progress and runner.first) as ticker,
     ):
         classes = classes_of(model, x, y)
         bench = Bench(model, Chunks(x, y, settings.chunk), settings, runner.journal, ticker.tick)

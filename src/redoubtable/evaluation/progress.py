@@ -30,8 +30,8 @@ class Ticker:
 
 
 @contextmanager
-def ticking(name: str, threat: str, shown: bool) -> Iterator[Ticker]:
-    """Show a bar named by model and threat on the error stream for a block."""
+def ticking(what: str, shown: bool) -> Iterator[Ticker]:
+    """Show a bar on the error stream for a block that does something to a model."""
     if not shown:
         yield Ticker()
         return
@@ -43,7 +43,7 @@ def ticking(name: str, threat: str, shown: bool) -> Iterator[Ticker]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        bar.add_task(f"attacking {name} under {threat}", total=None)
+        bar.add_task(what, total=None)
         ticker = Ticker(bar)
         yield ticker
         # Whatever the estimate was, the work is done.

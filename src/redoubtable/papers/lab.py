@@ -8,13 +8,17 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
 from redoubtable.data import ImageSet, read, to_unit
+from redoubtable.defenses import DEFENSES
 from redoubtable.evaluation import Certified, Evaluation, certified, evaluate, guarded
 from redoubtable.evaluation import Settings as EvaluationSettings
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.plan import LEAST_DRAWS
+from redoubtable.evaluation.watching import watched
 from redoubtable.files import digest_model, digest_package, file_name, make_folder, write_npz
 from redoubtable.models import MODELS, open_model
 from redoubtable.papers.frame import Scale
@@ -106,9 +110,12 @@ class Lab(Generic[S]):
 
     def guarded(self, network: nn.Module, defenses: Sequence[str]) -> nn.Module:
         """Return a network behind defenses, calibrated on held-out clean images."""
-        return guarded(
-            network, defenses, self.tensors("validation", self.scale.held_out), self.seed
-        )
+        clean = self.tensors("validation", self.scale.held_out)
+        # The others are put in place at once.
+        fitted = any(DEFENSES.bind(text).entry.facts["form"] == "rejecting" for text in defenses)
+        shown = self.progress and fitted
+        with watched(clean, "fitting a threshold to clean images", shown) as held_out:
+            return guarded(network, defenses, held_out, self.seed)
 
     def accuracy(self, model: nn.Module) -> Proportion:
         """Return the accuracy on clean test images, one answer each."""
@@ -117,7 +124,11 @@ class Lab(Generic[S]):
         def count() -> dict[str, NDArray[Any]]:
             right, batches = 0, list(torch.split(torch.arange(len(data)), _BATCH))
             with torch.no_grad(), seeded("clean", self.seed):
-                for x, y in data.batches(batches, self.device):
+                looks = data.batches(batches, self.device)
+                for x, y in track(
+                    looks, f"answers to {data.name}", len(batches), disable=not self.progress,
+                    console=Console(stderr=True), transient=True,
+                ):  # fmt: skip
                     right += int((model(to_unit(x)).argmax(1) == y).sum())
             return {"right": np.array(right)}
 

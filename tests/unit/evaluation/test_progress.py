@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from redoubtable.evaluation import Settings, evaluate
+from redoubtable.evaluation import Settings, certified, evaluate
 from redoubtable.evaluation.progress import Ticker, ticking
 from redoubtable.threat import Linf
 from tests.unit.evaluation.parts import models
@@ -67,3 +67,10 @@ def test_what_is_left_out_is_not_expected(net: nn.Module, x: Tensor, y: Tensor) 
     assert ticker.total == len(ticker.done) == 9
     ticker = watched(net, x, y, "pgd:steps=2", settings=settings, check=False, curve=(0.5,))
     assert ticker.total == len(ticker.done) == 9 + 9
+
+
+def test_bars_say_what_is_done(net: nn.Module, x: Tensor, y: Tensor, capsys: Any) -> None:
+    evaluate(net, x, y, Linf(0.1), "fgsm", check=False, curve=(), name="the network", progress=True)
+    assert "attacking the network under Linf:0.1" in capsys.readouterr().err
+    certified(net, x, y, "ablation:rate=0.9", n0=2, n=20, name="the network", progress=True)
+    assert "certifying the network by ablation:rate=0.9" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import torch
 
-from redoubtable.cli.watching import watched
+from redoubtable.evaluation.watching import watched
 
 
 def test_watched_images_are_the_images(capsys) -> None:
@@ -18,4 +18,11 @@ def test_watched_images_are_the_images(capsys) -> None:
 def test_no_images_have_no_bar(capsys) -> None:
     with watched(None, "reading") as seen:
         assert seen is None
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_bar_the_images_are_themselves(capsys) -> None:
+    images = torch.rand(3, 1, 2, 2), torch.arange(3)
+    with watched(images, "reading", shown=False) as seen:
+        assert seen is images
     assert capsys.readouterr().err == ""

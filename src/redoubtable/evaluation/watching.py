@@ -34,16 +34,17 @@ class _Watched:
 
 @contextmanager
 def watched(
-    images: tuple[LazyImages, Labels] | None, what: str
+    images: tuple[LazyImages, Labels] | None, what: str, shown: bool = True
 ) -> Iterator[tuple[LazyImages, Labels] | None]:
     """Show a bar on the error stream while a block reads images, batch after batch.
 
     Args:
         images: with their labels, or None for no bar.
         what: is done with them.
+        shown: whether there is a bar at all.
     """
-    if images is None:
-        yield None
+    if images is None or not shown:
+        yield images
         return
     x, y = images
     with Progress(console=Console(stderr=True), transient=True) as bar:
