@@ -144,7 +144,7 @@ def conditions(record: Record) -> str:
         f"{', '.join(devices)}. In brackets 95% intervals over the images. "
         '"static" attacks, such as those of the paper, do not know the vote or the rejection; '
         '"adaptive" the worst of all attacks, which know all. A rejected attacked image counts as '
-        "defended; strict counts only right answers."
+        "defended; strict counts only right answers, under the attacks that leave fewest of them."
     )
 
 

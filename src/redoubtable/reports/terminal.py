@@ -211,7 +211,7 @@ def _notes(found: Sequence[Record], timings: Mapping[str, float]) -> list[str]:
     if any(r["model"]["facts"]["abstains"] for r in found):
         notes.append(
             "A rejection counts as an error on clean images, as defended on attacked ones; "
-            "strict counts right answers only."
+            "strict counts right answers only, under the attacks that leave fewest of them."
         )
     if any(failing(r) for r in found):
         notes.append("!: a check that failed says not to trust this number.")
