@@ -14,8 +14,8 @@ from torch import nn
 from redoubtable.data import DATASETS, ImageSet, read
 from redoubtable.data.loading import ROOT
 from redoubtable.data.memory import free_bytes
-from redoubtable.defenses import DEFENSES
 from redoubtable.evaluation import guarded
+from redoubtable.evaluation.guard import needs_clean
 from redoubtable.evaluation.watching import watched
 from redoubtable.models import MODELS, open_model, read_card
 from redoubtable.models.cards import Card
@@ -126,7 +126,7 @@ def subject(
             size=images.shape[1:],
             factory=factory,
         )
-    fitted = any(DEFENSES.bind(d).entry.facts["form"] == "rejecting" for d in defense or [])
+    fitted = needs_clean(defense or [])
     if held_out is not None and not fitted:
         raise ValueError("`held-out` is of a defense that rejects; leave it out, or add one")
     workers = how["workers"]

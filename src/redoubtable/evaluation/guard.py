@@ -55,6 +55,11 @@ def _check_votes(model: nn.Module, suspicion: nn.Module, text: str) -> None:
             )
 
 
+def needs_clean(defenses: Sequence[str]) -> bool:
+    """Return whether one of the defenses is calibrated on clean held-out images."""
+    return any(DEFENSES.bind(text).entry.facts["form"] == "rejecting" for text in defenses)
+
+
 def guarded(
     network: nn.Module,
     defenses: Sequence[str],

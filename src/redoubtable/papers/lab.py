@@ -13,9 +13,9 @@ from rich.progress import track
 from torch import nn
 
 from redoubtable.data import ImageSet, read, to_unit
-from redoubtable.defenses import DEFENSES
 from redoubtable.evaluation import Certified, Evaluation, certified, evaluate, guarded
 from redoubtable.evaluation import Settings as EvaluationSettings
+from redoubtable.evaluation.guard import needs_clean
 from redoubtable.evaluation.journal import Journal
 from redoubtable.evaluation.plan import LEAST_DRAWS
 from redoubtable.evaluation.watching import watched
@@ -112,8 +112,7 @@ class Lab(Generic[S]):
         """Return a network behind defenses, calibrated on held-out clean images."""
         clean = self.tensors("validation", self.scale.held_out)
         # The others are put in place at once.
-        fitted = any(DEFENSES.bind(text).entry.facts["form"] == "rejecting" for text in defenses)
-        shown = self.progress and fitted
+        shown = self.progress and needs_clean(defenses)
         with watched(clean, "fitting a threshold to clean images", shown) as held_out:
             return guarded(network, defenses, held_out, self.seed)
 
