@@ -201,8 +201,9 @@ def test_the_guard_is_given_more_under_the_norms_that_are_asked_for(
     lab = Lab(scaled(SCALES, "cpu:guard_norms=L2;L0"), "gtsrb", None, tmp_path)
     list(beyond.steps(lab))
     assert asked == [(norm, k * n) for norm, n in (("L2", 40), ("L0", 60)) for k in (1, 2, 4)]
-    with pytest.raises(ValueError, match="`guard_norms` are L0, Linf and L2, got L1"):
-        scaled(SCALES, "cpu:guard_norms=L1")
+    for wrong in ("L1", ""):
+        with pytest.raises(ValueError, match=f"`guard_norms` are L0, Linf and L2, got {wrong}"):
+            scaled(SCALES, f"cpu:guard_norms={wrong}")
 
 
 @pytest.mark.parametrize(("eps_scale", "times"), [("centred", 1), ("unit", 2)])
