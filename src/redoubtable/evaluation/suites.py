@@ -99,7 +99,7 @@ def _answers(facts: Facts) -> bool:
 
 
 _MANY = 90
-"""Passes of a gradient under L0 against a rejection: thirty are too few (docs/attacks.md)."""
+"""Passes of a gradient of `pgd` under L0: thirty are too few (docs/attacks.md)."""
 
 _LESS = 0.9
 """Share of the randomness that `l0_pgd` climbs under; it has no momentum to average the draws."""
@@ -163,8 +163,7 @@ SUITES: Mapping[str, Suite] = {
             Line("l0_pgd:steps=60", (L0, L0Values), passes=30),
             Line("l0_pgd:steps=60", (L0, L0Values), passes=30, randomness=_LESS),
             Line("l0_pgd:steps=60,targets=runner_up", (L0, L0Values), passes=30),
-            Line("pgd:steps=60", (L0, L0Values), _answers, 30),
-            Line("pgd:steps=60", (L0, L0Values), _abstains, _MANY),
+            Line("pgd:steps=60", (L0, L0Values), passes=_MANY),
             *(Line(f"l0_pgd:{h},steps=60", (L0, L0Values), _abstains, 30) for h in _HINGES),
             Line("square:queries=200", (Linf, L2)),
             Line("sparse_rs:queries=200", (L0,)),
@@ -178,7 +177,7 @@ SUITES: Mapping[str, Suite] = {
             Line(
                 "pgd:loss=evasion_confidence,steps=40,targets=runner_up", (Linf, L2), _abstains, 30
             ),
-            Line("l0_pgd:loss=margin,steps=60", (L0, L0Values), _answers, 30, _LESS),
+            Line("pgd:loss=margin,steps=60", (L0, L0Values), _answers, _MANY),
             Line("pgd:loss=evasion_confidence,steps=60", (L0, L0Values), _abstains, _MANY),
         ),
         False,

@@ -13,7 +13,7 @@ from redoubtable.evaluation import Settings, evaluate
 from redoubtable.evaluation.plan import BoundAttack, adaptive_plan, expand, static_plan
 from redoubtable.evaluation.suites import Line
 from redoubtable.losses import LOSSES
-from redoubtable.parts import Facts, facts_of
+from redoubtable.parts import facts_of
 from redoubtable.threat import L0, L2, Linf, ThreatModel
 from tests.networks import blobs, small_net
 
@@ -89,9 +89,9 @@ def test_gradients_are_averaged_over_thirty_passes_however_they_are_counted(mode
     for threat in THREATS:
         bounds, _ = expand("dropping-pixels-adaptive", threat, facts)
         climbs = [b for b in bounds if b.entry.facts["access"] == "gradient"]
-        assert {b.arguments["eot"] * facts.passes for b in climbs if not _many(b, facts)} == {30}
-        many = {b.arguments["eot"] * facts.passes for b in climbs if _many(b, facts)}
-        assert many == ({90} if facts.abstains and threat.name == "L0" else set())
+        assert {b.arguments["eot"] * facts.passes for b in climbs if not _many(b)} == {30}
+        many = {b.arguments["eot"] * facts.passes for b in climbs if _many(b)}
+        assert many == ({90} if threat.name == "L0" else set())
     line = Line("pgd:steps=3", passes=30, randomness=0.9)
     assert line.on(replace(facts, passes=100)) == "pgd:steps=3,eot=1,randomness=0.9"
     assert line.on(replace(facts, passes=100, adjustable=False)) == "pgd:steps=3,eot=1"
@@ -114,9 +114,9 @@ def test_the_bare_network_has_no_randomness_to_turn_down() -> None:
     ]
 
 
-def _many(bound: BoundAttack, facts: Facts) -> bool:
+def _many(bound: BoundAttack) -> bool:
     """Whether thirty passes were measured to be too few for an attack."""
-    return facts.abstains and (bound.entry.name, bound.arguments["steps"]) == ("pgd", 60)
+    return (bound.entry.name, bound.arguments["steps"]) == ("pgd", 60)
 
 
 @every_threat
@@ -155,11 +155,8 @@ def test_the_strongest_alone_is_one_attack_that_knows_all_of_the_guard(mode: str
         loss = LOSSES.name_of(adapted.arguments["loss"])
         assert (loss == "evasion_confidence") == facts.abstains
         assert ("targets" in adapted.arguments) == (threat.name != "L0")
-        greedy = threat.name == "L0" and not facts.abstains
-        assert adapted.entry.name == ("l0_pgd" if greedy else "pgd")
-        passes = 90 if facts.abstains and threat.name == "L0" else 30
-        assert adapted.arguments["eot"] == passes // facts.passes
-        share = 0.9 if greedy else None  # gradients at nine tenths of the drop rate
-        assert adapted.arguments.get("randomness") == share
+        assert adapted.entry.name == "pgd"
+        assert adapted.arguments["eot"] == (90 if threat.name == "L0" else 30) // facts.passes
+        assert "randomness" not in adapted.arguments
         success = adapted.arguments.get("success")
         assert (LOSSES.name_of(success) == "evasion_margin") == facts.abstains
