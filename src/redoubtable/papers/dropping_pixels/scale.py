@@ -102,7 +102,7 @@ class Dropping(Scale):
                     raise ValueError(f"`{name}` are drop rates in [0, 1), got {rate:g}")
         if not self.norms or not set(self.norms) <= {"Linf", "L2"}:
             raise ValueError(f"`norms` of figure 6 are Linf and L2, got {'; '.join(self.norms)}")
-        if not self.guard_norms or not set(self.guard_norms) <= {"L0", "Linf", "L2"}:
+        if not set(self.guard_norms) <= {"L0", "Linf", "L2"}:
             said = "; ".join(self.guard_norms)
             raise ValueError(f"`guard_norms` are L0, Linf and L2, got {said}")
 
