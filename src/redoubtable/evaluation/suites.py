@@ -174,7 +174,7 @@ SUITES: Mapping[str, Suite] = {
     "dropping-pixels-strongest": Suite(
         (
             Line("pgd:loss=cross_entropy,steps=40,targets=runner_up", (Linf, L2), _answers, 30),
-            Line("pgd:loss=cross_entropy,steps=40", (L2,), _answers, 30),
+            Line("pgd:loss=cross_entropy,steps=40", (Linf, L2), _answers, 30),
             Line(
                 "pgd:loss=evasion_confidence,steps=40,targets=runner_up", (Linf, L2), _abstains, 30
             ),
