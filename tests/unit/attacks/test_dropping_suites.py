@@ -156,7 +156,7 @@ def test_the_strongest_alone_are_few_attacks_that_know_all_of_the_guard(
     plan = adaptive_plan(MODES[mode], bounds, threat)
     towards = [threat.name != "L0"]
     if threat.name != "L0" and not facts.abstains:
-        towards.append(False)  # what has no rejection falls to it more
+        towards.append(False)  # without a target, only where nothing is rejected
     assert ["targets" in adapted.arguments for adapted in plan] == towards
     for adapted in plan:
         loss = LOSSES.name_of(adapted.arguments["loss"])
