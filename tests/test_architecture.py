@@ -18,7 +18,7 @@ TEST_FILES = sorted(TESTS.rglob("*.py"))
 # Bottom up. A module imports only from layers below its own; modules of one layer are siblings.
 LAYERS = (
     ("types", "version"),
-    ("registry", "seeding", "files", "parts", "processes"),
+    ("registry", "seeding", "files", "parts", "processes", "bfloat16"),
     ("threat", "losses", "statistics", "masks"),
     ("gradients",),
     ("saliency",),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from redoubtable.bfloat16 import warn_without_bfloat16
 from redoubtable.gradients.rectified import Rectified, add_into
 from redoubtable.parts import ManyDraws, networks_of
 from redoubtable.seeding import seeded
@@ -59,6 +60,8 @@ def fast_copy(model: nn.Module, x: Images, precision: Literal["fp32", "bf16"] = 
         precision: of the networks inside; with bf16 (8 bits of mantissa) what is found must be
             confirmed on the exact model, which the attacks do.
     """
+    if precision == "bf16":
+        warn_without_bfloat16(x.device)
     copied = copy.deepcopy(model).eval().requires_grad_(False)
     with seeded("fast copy"):
         for network, seen in _inputs_of_networks(copied, x[:2].clone()).items():

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from redoubtable.bfloat16 import has_bfloat16
 from redoubtable.evaluation import environment
 from redoubtable.files import locked, make_folder, read_json, write_json
-from redoubtable.papers.frame import PAPERS, Experiment, beside, scaled
+from redoubtable.papers.frame import PAPERS, Experiment, Scale, beside, scaled
 from redoubtable.papers.lab import Lab
 
 SCHEMA = 1
@@ -57,7 +58,8 @@ def reproduce(
             asked for is about the data; or another run uses the folder.
     """
     about = PAPERS[paper].obj()
-    size = scaled(about.scales, scale)
+    where = device or torch.device("cpu")
+    size = _trained_on(where, scaled(about.scales, scale))
     asked = _asked(about.experiments, experiments)
     sets = (data,) if data else size.data
     record: dict[str, Any] = {
@@ -73,7 +75,6 @@ def reproduce(
     }
     with locked(make_folder(out), "a reproduction"):
         earlier = _earlier(out, record)
-        where = device or torch.device("cpu")
         labs = {name: Lab(size, name, root, out, seed, where, precision) for name in sets}
         for name, lab in labs.items():
             if any(experiment.on(name) for experiment in asked):
@@ -91,6 +92,13 @@ def reproduce(
         names = ", ".join(e.name for e in asked)
         raise ValueError(f"{names} is not about {', '.join(sets)}; name other data with `data`")
     return record
+
+
+def _trained_on(device: torch.device, size: Scale) -> Scale:
+    """The scale with training in fp32 where the device would have to imitate bf16, slowly."""
+    if size.training.precision == "bf16" and not has_bfloat16(device):
+        return replace(size, training=replace(size.training, precision="fp32"))
+    return size
 
 
 def _earlier(out: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -138,7 +146,11 @@ def _run(experiment: Experiment, lab: Lab[Any]) -> dict[str, Any]:
         "axis": experiment.axis,
         "claim": experiment.claim,
         "data": lab.data,
-        "training": {"epochs": training.epochs, "schedule": training.schedule},
+        "training": {
+            "epochs": training.epochs,
+            "schedule": training.schedule,
+            "precision": training.precision,
+        },
         "rows": [asdict(row) for row in rows],
         "pictures": list(lab.pictures),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from redoubtable.bfloat16 import warn_without_bfloat16
 from redoubtable.data import ImageSet, to_unit
 from redoubtable.models import weight_penalty
 from redoubtable.seeding import derive_seed, seeded
@@ -71,6 +72,8 @@ class Run:
                 f"precision fp16 needs a CUDA device, and the model is on {self.device}; train "
                 "with bf16 or fp32"
             )
+        if settings.precision == "bf16":
+            warn_without_bfloat16(self.device)
         self.processes = Processes(self.device)
         self.classes = check_fit(model, data, self.device)
         if validation is not None:
