@@ -13,7 +13,8 @@ from torch import nn
 from redoubtable.data import load, read
 from redoubtable.evaluation import Evaluation, Settings, certified, environment, evaluate, guarded
 from redoubtable.files import make_folder, write_json
-from redoubtable.models import create
+from redoubtable.models import create, load_model
+from redoubtable.processes import is_first_process
 from redoubtable.seeding import seeded
 from redoubtable.threat import L0, Linf, ThreatModel
 from redoubtable.training import Settings as TrainingSettings
@@ -34,6 +35,8 @@ DETECTOR = (
 DETECTED = 30
 """Images that the detector is attacked on: each of its answers is twenty passes."""
 NETWORK = {"width": 16}
+NETWORKS = {"natural": ("natural", 25), "subsampled": ("subsampled:rate=uniform", 50)}
+"""By folder, the recipe and the epochs of each."""
 IMAGES = 200
 CURVE = (0.5, 1.0, 1.5)
 CERTIFICATE, PIXELS = "ablation:rate=0.9", (0, 1, 3, 6)
@@ -62,14 +65,11 @@ class Demo:
     seconds: Mapping[str, float]
 
 
-def demo(out: Path, *, seed: int = 0, progress: bool = True) -> Demo:
-    """Train two small networks on the digits, guard the second, attack both, certify the second.
-
-    Every step is kept in `out` when it is finished; a demo that was killed goes on from there and
-    gives the same record.
+def train_networks(out: Path, *, seed: int = 0, progress: bool = True) -> None:
+    """Train the demo's two small networks on the digits, or leave those that the folder has.
 
     Args:
-        out: folder for models, journal, `record.json`.
+        out: folder for them; a training that was killed goes on.
         seed: of everything.
         progress: show progress bars on the error stream.
 
@@ -77,11 +77,32 @@ def demo(out: Path, *, seed: int = 0, progress: bool = True) -> Demo:
         ValueError: the folder can't be written to, or holds something else or damaged.
     """
     make_folder(out)
+    data, validation = read("digits", "train"), read("digits", "validation")
+    for name, (recipe, epochs) in NETWORKS.items():
+        with seeded("init", seed):
+            network = create("small_cnn", **NETWORK)
+        settings = TrainingSettings(epochs, batch_size=64, lr=0.2, weight_decay=5e-4, seed=seed)
+        folder = out / name
+        train(network, data, recipe, settings, validation=validation, out=folder, progress=progress)
+
+
+def demo(out: Path, *, seed: int = 0, progress: bool = True) -> Demo:
+    """Guard the second of the trained networks, attack both, certify the second.
+
+    Every step is kept in `out` when it is finished; a demo that was killed goes on from there and
+    gives the same record. Several processes share the work and give the record of one.
+
+    Args:
+        out: folder that `train_networks` has filled, for journal and `record.json` too.
+        seed: of everything.
+        progress: show progress bars on the error stream.
+
+    Raises:
+        ValueError: the folder has no networks, can't be written to, or holds something else or
+            damaged.
+    """
     seconds: dict[str, float] = {}
-    started = time.perf_counter()
-    natural = _network(out / "natural", "natural", 25, seed, progress)
-    subsampled = _network(out / "subsampled", "subsampled:rate=uniform", 50, seed, progress)
-    seconds["training"] = time.perf_counter() - started
+    natural, subsampled = (load_model(out / name) for name in NETWORKS)
     held_out = load("digits", "validation")
     models: dict[str, nn.Module] = {
         "natural": natural,
@@ -161,18 +182,7 @@ def demo(out: Path, *, seed: int = 0, progress: bool = True) -> Demo:
         "certificates": [proved.record],
         "environment": environment(),
     }
-    write_json(out / "record.json", record)
+    if is_first_process():
+        write_json(out / "record.json", record)
     images, arrays = zip(*((e.images, e.arrays) for e in evaluations), strict=True)
     return Demo(record, images, arrays, seconds)
-
-
-def _network(folder: Path, recipe: str, epochs: int, seed: int, progress: bool) -> nn.Module:
-    """A small network trained by one recipe, or the one that the folder already holds."""
-    with seeded("init", seed):
-        network = create("small_cnn", **NETWORK)
-    settings = TrainingSettings(epochs, batch_size=64, lr=0.2, weight_decay=5e-4, seed=seed)
-    data, validation = read("digits", "train"), read("digits", "validation")
-    trained = train(
-        network, data, recipe, settings, validation=validation, out=folder, progress=progress
-    )
-    return trained.model

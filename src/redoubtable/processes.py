@@ -11,6 +11,11 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the one that shows and writes; one alone is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Group:
     """This process and its fellows, as accelerate finds them.
 

@@ -26,7 +26,6 @@ from redoubtable.cli.options import (
     Workers,
     command_line,
     device_of,
-    is_first_process,
     print_json,
     reading,
 )
@@ -62,6 +61,7 @@ from redoubtable.evaluation.estimate import (
 )
 from redoubtable.files import make_folder, read_json, write_json
 from redoubtable.parts import Facts, facts_of, in_eval_mode
+from redoubtable.processes import is_first_process
 from redoubtable.reports import verdict, write_report
 from redoubtable.threat import ThreatModel, parse_threat
 

@@ -22,7 +22,6 @@ from redoubtable.cli.options import (
     Workers,
     command_line,
     device_of,
-    is_first_process,
     print_json,
     reading,
 )
@@ -39,6 +38,7 @@ from redoubtable.cli.subject import (
 )
 from redoubtable.evaluation import certified
 from redoubtable.files import make_folder
+from redoubtable.processes import is_first_process
 from redoubtable.reports import show_certificate
 
 

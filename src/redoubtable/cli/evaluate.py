@@ -23,7 +23,6 @@ from redoubtable.cli.options import (
     Workers,
     command_line,
     device_of,
-    is_first_process,
     print_json,
     reading,
 )
@@ -48,6 +47,7 @@ from redoubtable.evaluation import SUITES, Evaluation, Settings
 from redoubtable.evaluation import evaluate as run_evaluation
 from redoubtable.evaluation.curves import CURVE
 from redoubtable.files import make_folder
+from redoubtable.processes import is_first_process
 from redoubtable.reports import show, write_report
 from redoubtable.threat import parse_threat
 

@@ -58,11 +58,6 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def is_first_process() -> bool:
-    """Return whether this process is the one that shows and writes; one alone is."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def reading(
     root: Path | None,
     image_size: int | None,

@@ -23,12 +23,12 @@ from redoubtable.cli.options import (
     Workers,
     command_line,
     device_of,
-    is_first_process,
     print_json,
     reading,
 )
 from redoubtable.data import Joined, read
 from redoubtable.models import MODELS, open_model, read_card
+from redoubtable.processes import is_first_process
 from redoubtable.seeding import seeded
 from redoubtable.training import PRESETS, Preset, Settings, Stored, read_stored
 from redoubtable.training import settings as words

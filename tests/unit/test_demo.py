@@ -1,0 +1,65 @@
+"""The demo, made so small that its parts can be looked at."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from redoubtable import demo as module
+from redoubtable.demo import demo, train_networks
+from redoubtable.models import load_model
+from redoubtable.threat import Linf
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {
+        "ATTACKS": ((Linf(0.2), ("fgsm",)),),
+        "NETWORKS": {name: (recipe, 1) for name, (recipe, _) in module.NETWORKS.items()},
+        "NETWORK": {"width": 2},
+        "IMAGES": 6,
+        "DETECTED": 2,
+        "CURVE": (),
+        "CERTIFIED": 3,
+        "SAMPLES": (5, 40),
+        "RATE_IMAGES": 1,
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(module, name, value)
+
+
+def test_it_attacks_and_certifies_the_networks_of_its_folder(tmp_path: Path) -> None:
+    train_networks(tmp_path, progress=False)
+    whole = demo(tmp_path, progress=False)
+    assert [e["name"] for e in whole.record["evaluations"]] == ["natural", "guard", "MVM detector"]
+    assert [c["name"] for c in whole.record["certificates"]] == ["subsampled"]
+    assert (tmp_path / "record.json").exists()
+    structures = [e["model"]["structure"] for e in whole.record["evaluations"]]
+    assert ["Subsample" in s for s in structures] == [False, True, False]
+
+
+def test_networks_that_are_there_are_left_as_they_are(tmp_path: Path) -> None:
+    train_networks(tmp_path, progress=False)
+    before = {name: load_model(tmp_path / name).state_dict() for name in module.NETWORKS}
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    train_networks(tmp_path, progress=False)
+    for name, state in before.items():
+        again = load_model(tmp_path / name).state_dict()
+        assert all(torch.equal(again[k], v) for k, v in state.items())
+    assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    with pytest.raises(ValueError, match="seed"):
+        train_networks(tmp_path, seed=1, progress=False)
+
+
+def test_of_several_processes_the_first_writes_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_networks(tmp_path, progress=False)
+    monkeypatch.setenv("RANK", "1")
+    demo(tmp_path, progress=False)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_without_networks_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="natural"):
+        demo(tmp_path, progress=False)
