@@ -1,5 +1,6 @@
 """The demo, made so small that its parts can be looked at."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from redoubtable import demo as module
 from redoubtable.demo import demo, train_networks
 from redoubtable.models import load_model
 from redoubtable.threat import Linf
+from redoubtable.training import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,15 @@ def test_networks_that_are_there_are_left_as_they_are(tmp_path: Path) -> None:
     assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
     with pytest.raises(ValueError, match="seed"):
         train_networks(tmp_path, seed=1, progress=False)
+
+
+def test_a_seed_names_the_first_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    still = partial(Settings, 1, batch_size=64, lr=1e-12)
+    monkeypatch.setattr(module, "TrainingSettings", lambda epochs, *, seed, **kw: still(seed=seed))
+    for seed in (0, 1):
+        train_networks(tmp_path / str(seed), seed=seed, progress=False)
+    first, second = (load_model(tmp_path / s / "natural").parameters() for s in "01")
+    assert (next(first) - next(second)).abs().max() > 0.01
 
 
 def test_of_several_processes_the_first_writes_the_record(
