@@ -1,12 +1,15 @@
 """The demo, made so small that its parts can be looked at."""
 
+import importlib
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from redoubtable import demo as module
+from redoubtable.cli import app
 from redoubtable.demo import demo, train_networks
 from redoubtable.models import load_model
 from redoubtable.threat import Linf
@@ -74,3 +77,30 @@ def test_of_several_processes_the_first_writes_the_record(
 def test_without_networks_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="natural"):
         demo(tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "launched", "expected"),
+    [([], False, 2), ([], True, 1), (["--processes", "3"], False, 3)],
+)
+def test_two_processes_share_it_unless_others_were_launched(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    given: list[str],
+    launched: bool,
+    expected: int,
+) -> None:
+    asked: list[object] = []
+    command = importlib.import_module("redoubtable.cli.demo")  # its name is also the command's
+
+    def together(processes: int) -> None:
+        asked.append(processes)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(command, "train_networks", lambda out, seed: asked.append("trained"))
+    monkeypatch.setattr(command, "together", together)
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", "4")
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *given])
+    assert "far enough" in result.output
+    assert asked == ["trained", expected]

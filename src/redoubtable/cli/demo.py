@@ -9,8 +9,7 @@ from rich.console import Console
 
 from redoubtable.cli.errors import one_line_errors
 from redoubtable.cli.options import Json, Seed, print_json
-from redoubtable.cli.subject import Processes
-from redoubtable.cli.together import is_fellow, together
+from redoubtable.cli.together import is_fellow, is_launched, together
 from redoubtable.demo import demo as run_demo
 from redoubtable.demo import train_networks
 from redoubtable.processes import is_first_process
@@ -23,7 +22,9 @@ def demo(
         Path("redoubt-demo")
     ),
     seed: Seed = 0,
-    processes: Processes = 2,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that share the work; by default two.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train, guard and attack on real digits: the whole job in three minutes.
@@ -43,6 +44,8 @@ def demo(
         started = time.perf_counter()
         train_networks(out, seed=seed)
         seconds["training"] = time.perf_counter() - started
+    if processes is None:
+        processes = 1 if is_launched() else 2
     with together(processes):
         done = run_demo(out, seed=seed)
     if not is_first_process():

@@ -18,6 +18,11 @@ def is_fellow() -> bool:
     return _FELLOW in os.environ
 
 
+def is_launched() -> bool:
+    """Whether torchrun or accelerate launch, or `--processes` of another, has started this one."""
+    return "WORLD_SIZE" in os.environ
+
+
 def share_cores(processes: int) -> None:
     """Give this process its share of the processor's cores, unless OMP_NUM_THREADS says it."""
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -45,7 +50,7 @@ def together(processes: int) -> Iterator[None]:
     if processes == 1 or is_fellow():
         yield
         return
-    if "WORLD_SIZE" in os.environ:
+    if is_launched():
         raise ValueError(
             f"`processes` must be 1 where torchrun or accelerate launch starts them, got "
             f"{processes}; leave --processes out"
