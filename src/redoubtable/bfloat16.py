@@ -7,14 +7,17 @@ import torch
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has instructions for bfloat16."""
+    """Return whether a device has instructions for bfloat16; True where PyTorch does not tell."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return True
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    try:  # neither is public, so another version may lack it
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            return bool(torch.cpu._is_avx512_bf16_supported())
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except AttributeError:
+        return True
 
 
 def warn_without_bfloat16(device: torch.device) -> None:

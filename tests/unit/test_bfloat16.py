@@ -18,6 +18,7 @@ from redoubtable.training import Settings
 from tests.unit.training.parts import fresh, quiet, toy
 
 CPU = torch.device("cpu")
+AVX, ARM = "_is_avx512_bf16_supported", "_is_mkldnn_bf16_supported"
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
@@ -39,9 +40,19 @@ def test_a_processor_is_asked_in_its_own_words(
     monkeypatch: pytest.MonkeyPatch, name: str, avx: bool, arm: bool, has: bool
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: name)
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: arm)
+    monkeypatch.setattr(torch.cpu, AVX, lambda: avx, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, ARM, lambda: arm, raising=False)
     assert has_bfloat16(CPU) is has
+
+
+@pytest.mark.parametrize("name", ["x86_64", "aarch64"])
+def test_a_version_that_does_not_tell_is_believed_to_have_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: name)
+    monkeypatch.setattr(torch, "cpu", object())
+    monkeypatch.setattr(torch, "ops", object())
+    assert has_bfloat16(CPU)
 
 
 def test_a_gpu_that_imitates_it_does_not_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

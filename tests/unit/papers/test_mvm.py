@@ -16,7 +16,7 @@ from redoubtable.papers.mvm import beyond
 from redoubtable.papers.mvm.adaptive import guard, targets
 from redoubtable.papers.mvm.beyond import SameDraws, suppress
 from redoubtable.papers.mvm.protocol import _draws_for_draws, adversarial, correct, detectors
-from redoubtable.papers.mvm.scale import EPS, SCALES, SETTINGS, attacks_of, sampled
+from redoubtable.papers.mvm.scale import EPS, SCALES, SETTINGS, attacks_of, sampled, threat_of
 from redoubtable.reports import write_reproduction
 from redoubtable.seeding import seeded
 from redoubtable.threat import Linf
@@ -159,13 +159,22 @@ def test_a_false_alarm_is_an_image_that_the_guard_refuses(
     light = x.mean((1, 2, 3))
     bright = light.median()
 
+    seen: list[torch.Tensor] = []
+
     def judged(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
         return torch.eye(11)[(images.mean((1, 2, 3)) > bright).long() * 10]
 
     monkeypatch.setattr(beyond, "guard", lambda *_: judged)
-    clean = next(r for r in beyond.false_alarms(lab) if r.at == 0)
-    assert clean.found is not None and clean.found.n == len(x)
-    assert clean.found.value == (light <= bright).double().mean().item() < 1
+    rows = list(beyond.false_alarms(lab))
+    assert [r.at for r in rows] == [0.0, 0.1, 0.25, 0.5] and len(seen) == 4
+    assert (light <= bright).double().mean() < 1
+    for row, images in zip(rows, seen, strict=True):
+        assert row.found is not None and row.found.n == len(x)
+        accepted = (images.mean((1, 2, 3)) <= bright).double().mean().item()
+        assert row.found.value == accepted
+        moved, budget = (images - x).abs().max().item(), row.at * float(threat_of(lab.data).eps)
+        assert 0.9 * budget <= moved <= budget + 1e-6
 
 
 def test_suppression_makes_sampling_noisier_within_the_budget(lab: Lab[Any]) -> None:
